@@ -1,0 +1,268 @@
+"""attlas.capture: one model, many documents, one atlas. Plans, creates the store, runs the packs, commits each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attlas.engine.documents import Document, Pack, plan_packs
+from attlas.engine.layout import KindLayout, ModelLayout
+from attlas.engine.models import LoadedModel, load_model
+from attlas.engine.passage import passages
+from attlas.engine.probe import probe
+from attlas.engine.runner import KEEPS, ShardRunner
+from attlas.engine.tokenize import Text, make_documents
+from attlas.errors import InputError
+from attlas.storage import Atlas, AtlasWriter, open_atlas
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["CapturePlan", "Progress", "capture", "choose_layers", "plan_capture"]
+
+PACK_TOKENS = 16_384
+WHOLE_PACK_TOKENS = 4_096
+CHUNK_TOKENS = 2_048
+BLOCK_STEP, BLOCK_MOST = 64, 4_096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a capture is: layers done of the running pack, packs and tokens committed."""
+
+    packs: int
+    packs_done: int
+    layers: int
+    layers_done: int
+    tokens: int
+    tokens_done: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CapturePlan:
+    """Everything decided before the store is touched. `kinds` holds only the chosen layers."""
+
+    layout: ModelLayout
+    kinds: tuple[KindLayout, ...]
+    documents: tuple[Document, ...]
+    packs: tuple[Pack, ...]
+    block: int
+    chunk_tokens: int | None
+    pack_documents: bool
+
+
+def capture(
+    model: str | Path | PreTrainedModel,
+    texts: Text | Sequence[Text],
+    store: Any,
+    *,
+    keep: str = "factors",
+    ids: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    max_tokens: int | None = None,
+    chunk_tokens: int | None = None,
+    map_dtype: str = "float16",
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | str | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    storage_options: dict[str, Any] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Atlas:
+    """Capture the attention of a model over documents, and return the atlas.
+
+    >>> atlas = attlas.capture("demo", "the cat sat. the cat sat.", "memory://cats")
+    >>> atlas["doc-0"].attention.sel(layer=1, head=0).isel(query=-1).values
+
+    model: a hub id, a folder, a .gguf file, "demo", or a transformers model object.
+    texts: one or many str, or sequences of token ids, or (source, target) pairs for an encoder-decoder.
+    store: a folder, an fsspec URL such as s3://bucket/name.zarr, "memory://name", or a zarr store.
+    keep: "factors" (q, k and log-sum-exp: every weight can be computed), "statistics" (row statistics alone),
+        or "maps" (factors, and the weights themselves in `map_dtype`).
+    layers: the model's layer indices, negative ones from the end; all by default.
+    max_tokens: cut longer documents, which is recorded. chunk_tokens: query tokens in a forward pass.
+    overwrite, resume: what to do where the store holds an atlas: replace it, or add the packs it lacks.
+
+    Raises InputError, UnsupportedModelError, StoreExistsError before anything is written; NotFiniteError while running,
+    with all packs committed before it kept. A store this call made and committed nothing to is removed again.
+    """
+    if keep not in KEEPS:
+        raise InputError(f"keep is {keep!r}: choose one of {', '.join(KEEPS)}")
+    if overwrite and resume:
+        raise InputError("overwrite and resume exclude each other: choose one")
+    loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
+    plan = plan_capture(loaded, texts, ids=ids, layers=layers, max_tokens=max_tokens, chunk_tokens=chunk_tokens)
+    options = {"layers": None if layers is None else list(layers), "max_tokens": max_tokens}
+    writing: dict[str, Any] = {
+        "kinds": plan.kinds,
+        "documents": plan.documents,
+        "packs": plan.packs,
+        "block": plan.block,
+        "keep": keep,
+        "model": asdict(loaded.identity) | {"position_offset": plan.layout.position_offset},
+        "tokenizer": _describe_tokenizer(loaded),
+        "options": options,
+        "map_dtype": map_dtype,
+        "storage_options": storage_options,
+    }
+    writer = AtlasWriter.reopen(store, **writing) if resume else AtlasWriter.create(store, overwrite=overwrite, **writing)
+    with _removed_if_nothing_committed(writer):
+        _run(loaded, plan, writer, keep, progress)
+    return open_atlas(store, storage_options=storage_options)
+
+
+def plan_capture(
+    loaded: LoadedModel,
+    texts: Text | Sequence[Text],
+    *,
+    ids: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    max_tokens: int | None = None,
+    chunk_tokens: int | None = None,
+) -> CapturePlan:
+    """Probe the model, check the documents and cut them into packs; writes nothing."""
+    layout = probe(loaded.model)
+    kinds = choose_layers(layout.kinds(), layers)
+    documents = make_documents(
+        texts, loaded, ids=ids, max_tokens=max_tokens, position_offset=layout.position_offset
+    )
+    lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()} for document in documents]
+    pack_tokens = PACK_TOKENS if layout.chunkable else WHOLE_PACK_TOKENS
+    longest = max(sum(length.values()) for length in lengths)
+    total = sum(sum(length.values()) for length in lengths)
+    block = min(BLOCK_MOST, -(-min(total, max(pack_tokens, longest)) // BLOCK_STEP) * BLOCK_STEP)
+    packs = plan_packs(lengths, pack_tokens=pack_tokens, block=block)
+    if chunk_tokens is not None and chunk_tokens < 1:
+        raise InputError(f"chunk_tokens is {chunk_tokens}: give 1 or more")
+    if not layout.chunkable:
+        if chunk_tokens is not None and chunk_tokens < longest:
+            raise InputError(
+                f"chunk_tokens is {chunk_tokens}, but this model's layers see later tokens, so a document must go "
+                f"whole (the longest has {longest} tokens): leave chunk_tokens out"
+            )
+        chunk_tokens = None
+    elif chunk_tokens is None:
+        chunk_tokens = CHUNK_TOKENS
+    return CapturePlan(
+        layout=layout,
+        kinds=kinds,
+        documents=tuple(documents),
+        packs=packs,
+        block=block,
+        chunk_tokens=chunk_tokens,
+        pack_documents=layout.packable,
+    )
+
+
+def choose_layers(kinds: tuple[KindLayout, ...], layers: Sequence[int] | None) -> tuple[KindLayout, ...]:
+    """The kinds with only the chosen layers; raises InputError where a layer does not exist in any kind."""
+    if layers is None:
+        return kinds
+    if not layers:
+        raise InputError("no layer is chosen: leave layers out to capture all")
+    chosen: dict[str, set[int]] = {kind.kind: set() for kind in kinds}
+    for layer in layers:
+        found = False
+        for kind in kinds:
+            index = layer if layer >= 0 else (kind.layers[layer] if -layer <= len(kind.layers) else None)
+            if index in kind.layers:
+                chosen[kind.kind].add(index)
+                found = True
+        if not found:
+            have = "; ".join(f"{kind.kind} {_ranges(kind.layers)}" for kind in kinds)
+            raise InputError(f"there is no layer {layer}: the model has {have}")
+    return tuple(_only(kind, chosen[kind.kind]) for kind in kinds if chosen[kind.kind])
+
+
+def _only(kind: KindLayout, chosen: set[int]) -> KindLayout:
+    kept = [i for i, layer in enumerate(kind.layers) if layer in chosen]
+    return replace(
+        kind, layers=tuple(kind.layers[i] for i in kept), rules=tuple(kind.rules[i] for i in kept)
+    )
+
+
+def _ranges(layers: tuple[int, ...]) -> str:
+    if layers == tuple(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]} to {layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
+def _describe_tokenizer(loaded: LoadedModel) -> dict[str, Any] | None:
+    tokenizer = loaded.tokenizer
+    if tokenizer is None:
+        return None
+    return {
+        "name": str(tokenizer.name_or_path) or None,
+        "class": type(tokenizer).__name__,
+        "vocabulary": len(tokenizer),
+    }
+
+
+@contextmanager
+def _removed_if_nothing_committed(writer: AtlasWriter) -> Iterator[None]:
+    """A store made by this run in which no pack was committed helps nobody: take it away again on failure."""
+    try:
+        yield
+    except BaseException:
+        writer.discard_if_empty()
+        raise
+
+
+def _run(
+    loaded: LoadedModel,
+    plan: CapturePlan,
+    writer: AtlasWriter,
+    keep: str,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    pending = writer.pending_packs()
+    sizes = [sum(pack.token_stop[a] - pack.token_start[a] for a in pack.token_start) for pack in plan.packs]
+    tokens, passes = sum(sizes), 1
+    done = {"packs": len(plan.packs) - len(pending), "layers": 0}
+    done["tokens"] = tokens - sum(sizes[pack.index] for pack in pending)
+
+    def tell() -> None:
+        if progress is not None:
+            progress(
+                Progress(
+                    packs=len(plan.packs),
+                    packs_done=done["packs"],
+                    layers=len(plan.layout.calls) * passes,
+                    layers_done=done["layers"],
+                    tokens=tokens,
+                    tokens_done=done["tokens"],
+                )
+            )
+
+    def on_layer(_kind: str, _layer: int) -> None:
+        done["layers"] += 1
+        tell()
+
+    runner = ShardRunner(
+        loaded.model,
+        plan.layout,
+        keep=keep,
+        layers={kind.kind: frozenset(kind.layers) for kind in plan.kinds},
+        document_ids=lambda i: plan.documents[i].id,
+        on_layer=on_layer,
+    )
+    for pack in pending:
+        parts = passages(
+            pack, plan.documents, pack_documents=plan.pack_documents, chunk_tokens=plan.chunk_tokens
+        )
+        passes, done["layers"] = sum(len(part.chunks) for part in parts), 0
+        tell()
+        begin = time.perf_counter()
+        with writer.pack(pack) as sink:
+            for part in parts:
+                runner.run(part, sink)
+            sink.commit(seconds=time.perf_counter() - begin, attempt=1)
+        done["packs"] += 1
+        done["tokens"] += sizes[pack.index]
+        tell()

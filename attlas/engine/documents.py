@@ -1,0 +1,98 @@
+"""Documents and packs as values: token ids, their text, and where each lies on the atlas's token axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Document", "Pack", "Tokens", "plan_packs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tokens:
+    """One document's tokens on one axis.
+
+    ids: int32. text: what each token reads as. char_start, char_end: int32 span in the input text, -1 where there is
+    none (special tokens, documents given as ids). special: bool. truncated_from: the length before --max-tokens cut it.
+    """
+
+    ids: NDArray[np.int32]
+    text: tuple[str, ...]
+    char_start: NDArray[np.int32]
+    char_end: NDArray[np.int32]
+    special: NDArray[np.bool_]
+    truncated_from: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Document:
+    """One input sequence; `tokens` has the axis "text", or "source" and "target"."""
+
+    id: str
+    tokens: Mapping[str, Tokens]
+
+    def length(self, axis: str) -> int:
+        return len(self.tokens[axis])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """A run of whole documents that is captured, written and committed as one unit of work.
+
+    documents: their places in the user's order. token_start, token_stop: axis -> the pack's range on the token axis.
+    document_start: axis -> where each document of the pack begins on the token axis.
+    token_start is a multiple of the store's block, so that no two packs share a chunk; the few positions between one
+    pack's stop and the next pack's start are never written.
+    """
+
+    index: int
+    documents: tuple[int, ...]
+    token_start: Mapping[str, int]
+    token_stop: Mapping[str, int]
+    document_start: Mapping[str, tuple[int, ...]]
+
+
+def plan_packs(lengths: list[Mapping[str, int]], *, pack_tokens: int, block: int) -> tuple[Pack, ...]:
+    """Put documents into packs, in the user's order, each pack as full as `pack_tokens` allows.
+
+    lengths: for each document its length on every axis. pack_tokens: the most tokens, over all axes, in a pack; a
+    longer document is a pack of its own. block: the alignment of packs on the token axes.
+    """
+    axes = tuple(lengths[0]) if lengths else ()
+    groups: list[list[int]] = []
+    room = 0
+    for index, length in enumerate(lengths):
+        size = sum(length.values())
+        if not groups or size > room:
+            groups.append([])
+            room = pack_tokens
+        groups[-1].append(index)
+        room -= size
+
+    packs: list[Pack] = []
+    begin = dict.fromkeys(axes, 0)
+    for number, group in enumerate(groups):
+        starts = {axis: begin[axis] + _running([lengths[i][axis] for i in group]) for axis in axes}
+        stop = {axis: begin[axis] + sum(lengths[i][axis] for i in group) for axis in axes}
+        packs.append(
+            Pack(
+                index=number,
+                documents=tuple(group),
+                token_start=dict(begin),
+                token_stop=stop,
+                document_start={axis: tuple(int(s) for s in starts[axis]) for axis in axes},
+            )
+        )
+        begin = {axis: -(-stop[axis] // block) * block for axis in axes}
+    return tuple(packs)
+
+
+def _running(sizes: list[int]) -> NDArray[np.int64]:
+    """Where each of `sizes` begins when laid end to end."""
+    return np.cumsum([0, *sizes[:-1]], dtype=np.int64)

@@ -1,0 +1,153 @@
+"""What a capture will need, from the configuration alone: bytes on disk and in memory, a tier at a time.
+
+The model is built on the meta device, where tensors have shapes and no bytes, so that a plan for a model of any size
+takes seconds and no memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from attlas.engine.kernels.reference import TILE_BYTES
+from attlas.engine.models import DTYPES
+from attlas.engine.statistics import statistic_names
+from attlas.engine.support import check_supported, interface_modules
+from attlas.errors import InputError, UnsupportedModelError
+
+__all__ = ["LayerShape", "ModelShape", "TierEstimate", "estimate_tiers", "model_shape"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """Sizes of one attention layer. features are those of q and k, value_features those of v."""
+
+    heads: int
+    kv_heads: int
+    features: int
+    value_features: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What the plan knows of a model: `layers` in order, weights in bytes at `dtype`, widths in features."""
+
+    model_class: str
+    model_type: str
+    dtype: str
+    parameters: int
+    weight_bytes: int
+    hidden: int
+    intermediate: int
+    layers: tuple[LayerShape, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierEstimate:
+    """disk: bytes in the store. memory: peak bytes above an idle process, weights included, of one whole-model run."""
+
+    keep: str
+    disk: int
+    memory: int
+
+
+def model_shape(config: PreTrainedConfig, *, dtype: str = "auto") -> ModelShape:
+    """Build the model on the meta device and read its sizes; raises UnsupportedModelError as a capture would."""
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    check_supported(model)
+    name = dtype if dtype != "auto" else str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InputError(f"unknown dtype {name!r}: use auto, {', '.join(DTYPES)}")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    text = config.get_text_config()
+    return ModelShape(
+        model_class=type(model).__name__,
+        model_type=config.model_type,
+        dtype=name,
+        parameters=parameters,
+        weight_bytes=parameters * DTYPES[name].itemsize,
+        hidden=int(text.hidden_size),
+        intermediate=_intermediate(text),
+        layers=tuple(_layer_shape(model, module) for module in interface_modules(model).values()),
+    )
+
+
+def estimate_tiers(
+    shape: ModelShape, *, tokens: int, documents: int = 1, chunk_tokens: int = 2048, layers: int | None = None
+) -> tuple[TierEstimate, ...]:
+    """Disk and memory of each tier for `documents` documents of `tokens` tokens, for `layers` of the model's layers.
+
+    Maps are counted in float16, uncompressed, and whole: what a causal model leaves empty and what compresses is
+    bytes saved against this figure.
+    """
+    if tokens < 1 or documents < 1:
+        raise InputError(f"cannot plan for {documents} documents of {tokens} tokens: give 1 or more of each")
+    size = DTYPES[shape.dtype].itemsize
+    chosen = shape.layers if layers is None else shape.layers[:layers]
+    total = tokens * documents
+    rows = sum(layer.heads for layer in chosen) * total
+    intervals = len(chosen) * total * 8
+    factors = sum(layer.features * (layer.heads + layer.kv_heads) for layer in chosen) * total * size
+    names = len(statistic_names(same_axis=True, sinks=False))
+    disk = {
+        "statistics": rows * 4 * (1 + names) + intervals,
+        "factors": factors + rows * 4 + intervals,
+    }
+    disk["maps"] = disk["factors"] + sum(layer.heads for layer in chosen) * tokens * tokens * documents * 2
+    run = _run_bytes(shape, tokens, min(chunk_tokens, tokens), size)
+    widest = max(layer.heads for layer in shape.layers)
+    buffered = {keep: _buffered(shape, keep, tokens, size) for keep in disk}
+    buffered["maps"] += widest * min(tokens, 512) * tokens * 4
+    return tuple(
+        TierEstimate(keep=keep, disk=disk[keep], memory=shape.weight_bytes + run + buffered[keep]) for keep in disk
+    )
+
+
+def _run_bytes(shape: ModelShape, tokens: int, chunk: int, size: int) -> int:
+    """Keys and values of every layer over the document, one chunk's activations, and the kernel's tiles."""
+    held = sum(layer.kv_heads * (layer.features + layer.value_features) for layer in shape.layers) * tokens * size
+    activations = chunk * (6 * shape.hidden + 3 * shape.intermediate) * size
+    return held + activations + 6 * TILE_BYTES
+
+
+def _buffered(shape: ModelShape, keep: str, tokens: int, size: int) -> int:
+    """Rows waiting for their shard of the store to fill, for all layers at once."""
+    waiting = min(tokens, 4096)
+    rows = sum(layer.heads for layer in shape.layers) * waiting * 4
+    if keep == "statistics":
+        return rows * (1 + len(statistic_names(same_axis=True, sinks=False)))
+    return rows + sum(layer.features * (layer.heads + layer.kv_heads) for layer in shape.layers) * waiting * size
+
+
+def _intermediate(text: PreTrainedConfig) -> int:
+    for field in ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "hidden_dim", "encoder_ffn_dim"):
+        value = getattr(text, field, None)
+        if isinstance(value, int):
+            return value
+    return 4 * int(text.hidden_size)
+
+
+def _layer_shape(model: PreTrainedModel, module: torch.nn.Module) -> LayerShape:
+    """Head counts and sizes, from the module where it says them and from the configuration where it does not."""
+    config = getattr(module, "config", None) or model.config.get_text_config()
+    heads = _first(module, config, "num_heads", "num_attention_heads", "n_heads")
+    if heads is None:
+        raise UnsupportedModelError(f"{type(module).__name__} does not say how many heads it has")
+    width = int(config.hidden_size) // heads
+    features = _first(module, config, "qk_head_dim", "head_dim", "key_value_proj_dim", "attention_head_size") or width
+    groups = getattr(module, "num_key_value_groups", None)
+    kv_heads = heads // int(groups) if groups else _first(module, config, "num_key_value_heads") or heads
+    values = _first(module, config, "v_head_dim") or features
+    return LayerShape(heads=heads, kv_heads=kv_heads, features=features, value_features=values)
+
+
+def _first(module: torch.nn.Module, config: PreTrainedConfig, *fields: str) -> int | None:
+    for holder in (module, config):
+        for field in fields:
+            value = getattr(holder, field, None)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+    return None

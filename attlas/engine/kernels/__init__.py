@@ -1,0 +1,4 @@
+"""Kernels: q, k, score rule and key intervals in; log-sum-exp, row statistics, weights and output out.
+
+`reference` is the definition, in plain torch on any device; every other kernel is held to it.
+"""

@@ -1,0 +1,188 @@
+"""Loading a model to be captured: a hub id, a folder, a .gguf file, "demo", or a model object as it is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from attlas.engine.support import check_supported
+from attlas.errors import InputError, UnsupportedModelError
+
+__all__ = ["DEMO_FOLDER", "LoadedModel", "ModelIdentity", "load_config", "load_model", "position_limit"]
+
+DEMO_FOLDER = Path(__file__).parent / "demo"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FINGERPRINT_SAMPLES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """What an atlas was made with; two captures may share an atlas only where all of it is equal.
+
+    weights: a hash over every parameter's name, shape, dtype and FINGERPRINT_SAMPLES evenly spaced values.
+    """
+
+    name: str
+    revision: str | None
+    model_class: str
+    model_type: str
+    dtype: str
+    weights: str
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A model ready for capture: the base model (no language-model head), its tokenizer where it has one."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    identity: ModelIdentity
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.model.config
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return bool(self.model.config.is_encoder_decoder)
+
+
+def load_model(
+    source: str | Path | PreTrainedModel,
+    *,
+    tokenizer: PreTrainedTokenizerBase | str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+) -> LoadedModel:
+    """Load and check a model. Weights come from safetensors or gguf only; no code from a repository is run.
+
+    dtype: "auto" (the checkpoint's own; float32 for gguf), "float32", "bfloat16" or "float16".
+    device: "auto" (a GPU where there is one), or torch's name for it.
+    Raises InputError where it cannot be found or read, UnsupportedModelError where its attention cannot be captured.
+    """
+    if isinstance(source, PreTrainedModel):
+        name = source.name_or_path or type(source).__name__
+        found = _tokenizer(tokenizer, {}) if isinstance(tokenizer, str) else tokenizer
+        model = _base(source)
+    else:
+        name = str(source)
+        where = _where(source, revision)
+        found = _tokenizer(tokenizer, where) if tokenizer is None or isinstance(tokenizer, str) else tokenizer
+        model = _load(name, where, dtype=dtype, device=device)
+    check_supported(model)
+    return LoadedModel(model=model, tokenizer=found, identity=_identity(name, revision, model))
+
+
+def load_config(source: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration alone, without weights; raises InputError where there is none."""
+    where = _where(source, revision)
+    try:
+        return AutoConfig.from_pretrained(**where)
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(source), error) from error
+
+
+def position_limit(config: PreTrainedConfig, position_offset: int | None) -> int | None:
+    """The longest document the model was made for, in tokens; None where its positions have no end.
+
+    position_offset: what the model adds to its positions (RoBERTa loses two places of its table to it).
+    """
+    text = config.get_text_config()
+    if getattr(text, "relative_attention_num_buckets", None):
+        return None
+    for field in ("max_position_embeddings", "n_positions"):
+        limit = getattr(text, field, None)
+        if limit:
+            return int(limit) - (position_offset or 0)
+    return None
+
+
+def _where(source: str | Path, revision: str | None) -> dict[str, Any]:
+    """Arguments for transformers' from_pretrained."""
+    if str(source) == "demo":
+        return {"pretrained_model_name_or_path": str(DEMO_FOLDER)}
+    path = Path(source)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"there is no file {path}")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    if path.is_dir():
+        return {"pretrained_model_name_or_path": str(path)}
+    if path.is_file():
+        raise InputError(f"{path} is neither a model folder nor a .gguf file")
+    return {"pretrained_model_name_or_path": str(source), "revision": revision or "main"}
+
+
+def _load(name: str, where: dict[str, Any], *, dtype: str, device: str) -> PreTrainedModel:
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    is_gguf = "gguf_file" in where
+    wanted: Any = DTYPES.get(dtype, torch.float32 if is_gguf else "auto")
+    try:
+        model = AutoModel.from_pretrained(
+            **where, dtype=wanted, use_safetensors=None if is_gguf else True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(name, error) from error
+    return _base(model).to(device)
+
+
+def _base(model: PreTrainedModel) -> PreTrainedModel:
+    """The model under its head: capturing needs no logits, which are the largest tensor of a long document."""
+    base = model.base_model
+    return base if isinstance(base, PreTrainedModel) else model
+
+
+def _tokenizer(given: str | None, where: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    if given is not None:
+        where = {"pretrained_model_name_or_path": given}
+    try:
+        return AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        if given is not None:
+            raise InputError(f"cannot load a tokenizer from {given!r}: {_first_line(error)}") from error
+        return None  # a model alone is complete: its documents are then given as token ids
+
+
+def _unreadable(name: str, error: Exception) -> InputError | UnsupportedModelError:
+    text = _first_line(error)
+    if "trust_remote_code" in str(error):
+        return UnsupportedModelError(f"{name} needs code from its repository, which attlas never runs")
+    return InputError(
+        f"cannot load {name!r}: {text} -- give a model id, a folder with config.json and safetensors, "
+        "a .gguf file, or demo"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _identity(name: str, revision: str | None, model: PreTrainedModel) -> ModelIdentity:
+    digest = hashlib.sha256()
+    count = 0
+    for key, parameter in sorted(model.state_dict().items()):
+        flat = parameter.detach().reshape(-1)
+        places = np.unique(np.linspace(0, max(flat.numel() - 1, 0), min(FINGERPRINT_SAMPLES, flat.numel()), dtype=int))
+        digest.update(f"{key} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(flat[torch.from_numpy(places).to(flat.device)].double().cpu().numpy().tobytes())
+        count += flat.numel()
+    return ModelIdentity(
+        name=name,
+        revision=revision,
+        model_class=type(model).__name__,
+        model_type=model.config.model_type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        weights=digest.hexdigest(),
+        parameters=count,
+    )

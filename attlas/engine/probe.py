@@ -1,0 +1,206 @@
+"""The probe: a short run that learns a model's attention layout and proves that it is read exactly.
+
+Before anything is stored, a few tokens go through the model twice: once under its own eager attention and once
+through the capture point. Where the two disagree, the model does something the score rule does not cover, and is
+refused. Layouts, score rules and positions come out of the same run, so no family needs code of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from attlas.engine.interface import AttentionCall, listening
+from attlas.engine.kernels.reference import TokenFacts, attend
+from attlas.engine.layout import KINDS, LayerLayout, ModelLayout
+from attlas.engine.support import interface_modules
+from attlas.errors import MissingAttentionError, UnsupportedModelError
+
+__all__ = ["probe"]
+
+PROBE_TOKENS = 24
+SOURCE_TOKENS, TARGET_TOKENS = 17, 11
+TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
+"""Largest accepted |capture - eager| / |eager| of the last hidden state; rounding alone stays far below."""
+SAME_RUN = 1e-5
+"""Largest |a - b| / |b| between two runs that ask for the same arithmetic."""
+
+
+def probe(model: PreTrainedModel, *, compare: bool = True) -> ModelLayout:
+    """Learn the layout of `model`'s attention.
+
+    compare: also run the model's own eager attention, and raise UnsupportedModelError unless the last hidden states
+    agree within TOLERANCE. Raises MissingAttentionError where an attention layer of the model does not take part.
+    """
+    inputs = _inputs(model)
+    listener = _Listener(model)
+    with listening(model, listener):
+        hidden = model(**inputs).last_hidden_state
+    listener.check_all_fired()
+    if compare:
+        _compare_with_eager(model, inputs, hidden)
+    layout = ModelLayout(calls=_number_layers(listener.calls), position_offset=None)
+    return replace(layout, position_offset=_position_offset(model, inputs, hidden))
+
+
+def _inputs(model: PreTrainedModel) -> dict[str, Any]:
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    # ids that repeat little and lie away from the low ids, where padding and special tokens usually are
+    ids = torch.arange(PROBE_TOKENS) * 37 % max(vocabulary - 10, 1) + min(10, vocabulary - 1)
+    ids = ids.clamp(max=vocabulary - 1).to(model.device)
+    if model.config.is_encoder_decoder:
+        return {
+            "input_ids": ids[None, :SOURCE_TOKENS],
+            "decoder_input_ids": ids[None, -TARGET_TOKENS:],
+            "use_cache": False,
+        }
+    return {"input_ids": ids[None], "use_cache": False}
+
+
+class _Listener:
+    """Records every attention call of one forward pass, and answers it with the reference kernel."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.expected = interface_modules(model)
+        self.is_pair = bool(model.config.is_encoder_decoder)
+        self.calls: list[LayerLayout] = []
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        queries, keys = call.q_HND.shape[1], call.k_GMD.shape[1]
+        kind = self._kind(queries, keys)
+        own_N = np.arange(queries)
+        if KINDS[kind][0] != KINDS[kind][1]:
+            start_N, stop_N = np.zeros(queries, dtype=np.int64), np.full(queries, keys)
+        elif call.mask is not None:
+            start_N, stop_N = call.mask.intervals(own_N, np.full(queries, keys))
+        else:
+            start_N, stop_N = np.zeros(queries, dtype=np.int64), own_N + 1 if call.causal else np.full(queries, keys)
+        self.calls.append(
+            LayerLayout(
+                kind=kind,
+                layer=-1,
+                module=self.names[id(call.module)],
+                heads=call.q_HND.shape[0],
+                kv_heads=call.k_GMD.shape[0],
+                features=call.q_HND.shape[2],
+                value_features=call.v_GMV.shape[2],
+                dtype=str(call.q_HND.dtype).removeprefix("torch."),
+                rule=call.rule,
+                causal=bool((stop_N <= own_N + 1).all()) and kind != "cross",
+            )
+        )
+        facts = TokenFacts(
+            first_N=np.zeros(queries, dtype=np.int64),
+            own_N=None if kind == "cross" else own_N,
+            ids_N=own_N,
+            ids_M=np.arange(keys),
+            special_M=np.zeros(keys, dtype=np.bool_),
+        )
+        return attend(
+            call.q_HND, call.k_GMD, call.v_GMV, call.rule, start_N=start_N, stop_N=stop_N, facts=facts
+        ).out_NHV
+
+    def _kind(self, queries: int, keys: int) -> str:
+        if not self.is_pair:
+            return "self"
+        kinds = {
+            (SOURCE_TOKENS, SOURCE_TOKENS): "encoder",
+            (TARGET_TOKENS, TARGET_TOKENS): "decoder",
+            (TARGET_TOKENS, SOURCE_TOKENS): "cross",
+        }
+        if (queries, keys) not in kinds:
+            raise UnsupportedModelError(
+                f"an attention layer takes {queries} queries and {keys} keys for {SOURCE_TOKENS} source and "
+                f"{TARGET_TOKENS} target tokens: it changes the length of the sequence"
+            )
+        return kinds[queries, keys]
+
+    def check_all_fired(self) -> None:
+        fired = {call.module for call in self.calls}
+        silent = sorted(set(self.expected) - fired)
+        if silent:
+            raise MissingAttentionError(
+                f"{len(silent)} of {len(self.expected)} attention layers took no part in a run over text "
+                f"({', '.join(silent[:3])}); for a model of several modalities capture its language model alone"
+            )
+
+
+def _compare_with_eager(model: PreTrainedModel, inputs: dict[str, Any], hidden: torch.Tensor) -> None:
+    before, training = model.config._attn_implementation, model.training
+    model.set_attn_implementation("eager")
+    model.eval()
+    try:
+        with torch.inference_mode():
+            eager = model(**inputs).last_hidden_state
+    finally:
+        model.train(training)
+        model.set_attn_implementation(before)
+    error = _relative_error(hidden, eager)
+    tolerance = TOLERANCE[str(model.dtype).removeprefix("torch.")]
+    if not error <= tolerance:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} ({model.config.model_type}) computes attention in a way that the capture does "
+            f"not reproduce: its hidden states differ by {error:.1e} (relative) from its own eager attention, more "
+            f"than {tolerance:.0e}"
+        )
+
+
+def _position_offset(model: PreTrainedModel, inputs: dict[str, Any], hidden: torch.Tensor) -> int | None:
+    """What the model adds to 0, 1, 2, ... when it numbers positions itself; None where it takes no position ids."""
+    if model.config.is_encoder_decoder:
+        return None
+    padding = model.config.get_text_config().pad_token_id
+    candidates = [0] if padding is None else [0, int(padding) + 1]
+    ids = inputs["input_ids"]
+    for offset in candidates:
+        positions = torch.arange(ids.shape[1], device=ids.device)[None] + offset
+        try:
+            with listening(model, _Listener(model)):
+                told = model(**inputs, position_ids=positions, attention_mask=torch.ones_like(ids)).last_hidden_state
+        except TypeError:  # forward has no such parameter
+            return None
+        except IndexError:  # past the end of a table of learned positions: not this offset
+            continue
+        error = _relative_error(told, hidden)
+        if error <= SAME_RUN and _effect_of_positions(model, inputs, positions, hidden) > 10 * max(error, 1e-7):
+            return offset
+    return None
+
+
+def _effect_of_positions(
+    model: PreTrainedModel, inputs: dict[str, Any], positions: torch.Tensor, hidden: torch.Tensor
+) -> float:
+    """How much the last hidden states change when every token is told the first position; 0 where none listens."""
+    ones = torch.ones_like(inputs["input_ids"])
+    with listening(model, _Listener(model)):
+        still = model(**inputs, position_ids=positions[:, :1].expand_as(ones), attention_mask=ones).last_hidden_state
+    return _relative_error(still, hidden)
+
+
+def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def _number_layers(calls: list[LayerLayout]) -> tuple[LayerLayout, ...]:
+    """Give each call the model's own layer index: the first number in its module's name, where that tells them apart.
+
+    A module that fires several times a pass (ALBERT shares one between all layers) counts its calls instead.
+    """
+    numbered: list[LayerLayout] = []
+    for kind in dict.fromkeys(call.kind for call in calls):
+        same = [call for call in calls if call.kind == kind]
+        found = [re.search(r"(?:^|\.)(\d+)(?:\.|$)", call.module) for call in same]
+        named = [int(match.group(1)) for match in found if match is not None]
+        indices = named if len(set(named)) == len(same) else list(range(len(same)))
+        numbered += [replace(call, layer=index) for call, index in zip(same, indices, strict=True)]
+    place = {id(call.rule): order for order, call in enumerate(calls)}
+    return tuple(sorted(numbered, key=lambda call: place[id(call.rule)]))
+
+

@@ -1,0 +1,51 @@
+"""The errors attlas raises. Each says the cause and the remedy in one line, and is also the natural builtin."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AttlasError",
+    "CorruptAtlasError",
+    "InputError",
+    "MissingAttentionError",
+    "NotFiniteError",
+    "StoreExistsError",
+    "StoreMissingError",
+    "TierError",
+    "UnsupportedModelError",
+]
+
+
+class AttlasError(Exception):
+    """Base of every error that attlas raises on purpose."""
+
+
+class InputError(AttlasError, ValueError):
+    """A document, a selection or an option that cannot be used as given."""
+
+
+class UnsupportedModelError(AttlasError, TypeError):
+    """A model whose attention cannot be captured exactly; raised before any number is produced."""
+
+
+class MissingAttentionError(AttlasError, RuntimeError):
+    """Attention layers of the model did not call the capture, or called it in another order than the probe saw."""
+
+
+class NotFiniteError(AttlasError, ArithmeticError):
+    """NaN or Inf in q, k or a score; names document, layer, head and token."""
+
+
+class StoreExistsError(AttlasError, FileExistsError):
+    """The store to be written holds something already."""
+
+
+class StoreMissingError(AttlasError, FileNotFoundError):
+    """There is no atlas at the given place."""
+
+
+class CorruptAtlasError(AttlasError, OSError):
+    """What lies in the store contradicts its own records."""
+
+
+class TierError(AttlasError, LookupError):
+    """The question needs a tier (statistics, factors, maps) that this atlas does not keep."""

@@ -1,0 +1,62 @@
+"""A sink in memory: keeps every block and tile, and puts them together as dense arrays for comparison."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from attlas.engine.blocks import LayerBlock, MapTile
+
+
+class MemorySink:
+    """Implements `attlas.engine.blocks.Sink`."""
+
+    def __init__(self) -> None:
+        self.blocks: list[LayerBlock] = []
+        self.tiles: list[MapTile] = []
+
+    def write(self, block: LayerBlock) -> None:
+        self.blocks.append(block)
+
+    def write_map(self, tile: MapTile) -> None:
+        self.tiles.append(tile)
+
+    def layer(self, kind: str, layer: int) -> LayerBlock:
+        """All blocks of one layer, joined along their rows; keys are joined only where each block brought its own."""
+        blocks = [b for b in self.blocks if (b.kind, b.layer) == (kind, layer)]
+        assert blocks, f"no block of {kind} layer {layer}"
+        own_keys = kind != "cross"
+        return LayerBlock(
+            kind=kind,
+            layer=layer,
+            query_start=blocks[0].query_start,
+            key_start=blocks[0].key_start,
+            q_HND=_join([b.q_HND for b in blocks]),
+            k_GMD=_join([b.k_GMD for b in blocks]) if own_keys else blocks[0].k_GMD,
+            lse_HN=_join([b.lse_HN for b in blocks]),
+            interval_start_N=np.concatenate([b.interval_start_N for b in blocks if b.interval_start_N is not None]),
+            interval_stop_N=np.concatenate([b.interval_stop_N for b in blocks if b.interval_stop_N is not None]),
+            statistics={name: torch.cat([b.statistics[name] for b in blocks], 1) for name in blocks[0].statistics},
+            histogram_HB=_total([b.histogram_HB for b in blocks]),
+            head_gram_HH=_total([b.head_gram_HH for b in blocks]),
+        )
+
+    def dense_map(self, kind: str, layer: int, document: int, queries: int, keys: int) -> torch.Tensor:
+        """The materialised weights of one document, (H, queries, keys); NaN where two tiles overlap."""
+        tiles = [t for t in self.tiles if (t.kind, t.layer, t.document) == (kind, layer, document)]
+        a_HQK = torch.zeros(tiles[0].a_HQK.shape[0], queries, keys)
+        seen = torch.zeros(queries, keys, dtype=torch.bool)
+        for tile in tiles:
+            rows = slice(tile.query_start, tile.query_start + tile.a_HQK.shape[1])
+            columns = slice(tile.key_start, tile.key_start + tile.a_HQK.shape[2])
+            a_HQK[:, rows, columns] = torch.where(seen[rows, columns], torch.nan, tile.a_HQK)
+            seen[rows, columns] = True
+        return a_HQK
+
+
+def _join(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
+    return None if parts[0] is None else torch.cat([part for part in parts if part is not None], 1)
+
+
+def _total(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
+    return None if parts[0] is None else torch.stack([part for part in parts if part is not None]).sum(0)
