@@ -27,7 +27,7 @@ __all__ = ["CapturePlan", "Progress", "capture", "choose_layers", "plan_capture"
 PACK_TOKENS = 16_384
 WHOLE_PACK_TOKENS = 4_096
 CHUNK_TOKENS = 2_048
-BLOCK_STEP, BLOCK_MOST = 64, 4_096
+BLOCK_STEP, BLOCK_MOST = 64, CHUNK_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from attlas.engine.support import check_supported
 from attlas.errors import InputError, UnsupportedModelError
@@ -129,12 +132,40 @@ def _load(name: str, where: dict[str, Any], *, dtype: str, device: str) -> PreTr
     is_gguf = "gguf_file" in where
     wanted: Any = DTYPES.get(dtype, torch.float32 if is_gguf else "auto")
     try:
-        model = AutoModel.from_pretrained(
-            **where, dtype=wanted, use_safetensors=None if is_gguf else True, trust_remote_code=False
-        )
+        with _quiet():
+            model, report = AutoModel.from_pretrained(
+                **where,
+                dtype=wanted,
+                use_safetensors=None if is_gguf else True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(name, error) from error
+    # a pooler works on the last hidden state, after all attention: random weights in it change nothing here
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if missing or report["mismatched_keys"]:
+        what = missing or sorted(str(key) for key in report["mismatched_keys"])
+        raise InputError(
+            f"{name} lacks weights that its class {type(model).__name__} needs ({', '.join(what[:3])}"
+            + (f" and {len(what) - 3} more" if len(what) > 3 else "")
+            + "): they would be random; give a complete checkpoint"
+        )
     return _base(model).to(device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' loading bar and its report off the screen; what matters in the report is checked."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _base(model: PreTrainedModel) -> PreTrainedModel:

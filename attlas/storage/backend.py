@@ -1,0 +1,49 @@
+"""The xarray entry point: `xr.open_dataset(store, engine="attlas", document="doc-0")`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from xarray.backends import BackendEntrypoint
+
+from attlas.errors import AttlasError, InputError
+from attlas.storage.reader import open_atlas
+from attlas.storage.stores import holds_atlas, open_store
+
+__all__ = ["AttlasBackend"]
+
+
+class AttlasBackend(BackendEntrypoint):
+    """Opens one document's page of an atlas."""
+
+    description = "Open one document's attention from an attlas store"
+    open_dataset_parameters = ("filename_or_obj", "drop_variables", "document", "storage_options")
+
+    def open_dataset(  # type: ignore[override]
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        document: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> xr.Dataset:
+        """document: its id; may be left out where the atlas holds one alone. Raises InputError, KeyError."""
+        atlas = open_atlas(filename_or_obj, storage_options=storage_options)
+        if document is None:
+            if len(atlas) != 1:
+                raise InputError(f"{filename_or_obj} holds {len(atlas)} documents: name one with document=")
+            document = next(iter(atlas))
+        page = xr.Dataset(atlas[document])
+        return page if drop_variables is None else page.drop_vars(drop_variables, errors="ignore")
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """A local folder that holds an atlas."""
+        if not isinstance(filename_or_obj, str | Path) or not Path(str(filename_or_obj)).is_dir():
+            return False
+        try:
+            return holds_atlas(open_store(filename_or_obj))
+        except (AttlasError, OSError, ValueError):
+            return False

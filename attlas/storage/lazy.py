@@ -1,0 +1,266 @@
+"""Lazy attention and lazy statistics: arrays whose cells are computed from the factors when they are asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from attlas.engine.kernels.reference import TokenFacts, row_statistics, weights
+from attlas.engine.rules import ScoreRule
+from attlas.storage.schema import rule_from_store
+
+__all__ = ["DocumentRows", "LazyAttention", "LazyRows", "LazyStatistic", "StatisticRows"]
+
+Indices = NDArray[np.int64]
+
+WORKING_BYTES = 64 * 2**20
+STATISTIC_ROWS = 256
+CACHED_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DocumentRows:
+    """One document's rows of one kind in the store.
+
+    group: the kind's zarr group. query_start, key_start: its first token on the two token axes; queries, keys: lengths.
+    layers, heads: the model's indices, in the order of the store.
+    """
+
+    root: zarr.Group
+    kind: str
+    query_start: int
+    key_start: int
+    queries: int
+    keys: int
+    layers: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    same_axis: bool
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        array = self.root[f"{self.kind}/{name}"]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def rule(self, layer: int) -> ScoreRule:
+        return rule_from_store(self.root, self.kind, self.layers[layer], layer)
+
+    def q(self, layer: int, heads: Indices, rows: Indices) -> torch.Tensor:
+        """q of some heads and rows, (H, Q, D); reads no other head, and only the chunks of those rows."""
+        return _factor(self.array("q"), layer, heads, self.query_start + rows)
+
+    def k(self, layer: int, kv_heads: Indices, keys: Indices) -> torch.Tensor:
+        return _factor(self.array("k"), layer, kv_heads, self.key_start + keys)
+
+    def lse(self, layer: int, heads: Indices, rows: Indices) -> torch.Tensor:
+        return torch.from_numpy(_tokens(self.array("log_sum_exp"), layer, heads, self.query_start + rows))
+
+    def intervals(self, layer: int, rows: Indices) -> tuple[Indices, Indices]:
+        """Key intervals of some rows, counted from the document's first key."""
+        start, stop = (
+            _tokens(self.array(name), layer, None, self.query_start + rows).astype(np.int64)
+            for name in ("key_start", "key_stop")
+        )
+        return start, stop
+
+
+class LazyArray(BackendArray):  # type: ignore[misc]
+    """Base of the lazy arrays: turns xarray's indexing into `compute(one index array for each dimension)`."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._outer)
+
+    def _outer(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        chosen = [np.arange(size)[part] for part, size in zip(key, self.shape, strict=True)]
+        result = self.compute([np.atleast_1d(part).astype(np.int64) for part in chosen])
+        return result[tuple(0 if np.ndim(part) == 0 else slice(None) for part in chosen)]
+
+    def compute(self, chosen: list[Indices]) -> NDArray[Any]:
+        raise NotImplementedError
+
+
+class LazyAttention(LazyArray):
+    """The weights (layer, head, query, key) of one document, float32, computed cell by cell from the factors."""
+
+    def __init__(self, rows: DocumentRows) -> None:
+        self.rows = rows
+        self.shape = (len(rows.layers), rows.heads, rows.queries, rows.keys)
+        self.dtype = np.dtype(np.float32)
+
+    def compute(self, chosen: list[Indices]) -> NDArray[np.float32]:
+        """The chosen cells, in blocks of WORKING_BYTES; reads only the factors of the rows and keys in them."""
+        layers, heads, queries, keys = chosen
+        out = np.zeros(tuple(len(part) for part in chosen), dtype=np.float32)
+        if out.size == 0:
+            return out
+        step = max(1, WORKING_BYTES // (4 * 4 * max(1, len(keys))))
+        for i, layer in enumerate(layers):
+            for begin in range(0, len(queries), step):
+                block = slice(begin, begin + step)
+                for part in _head_parts(len(heads), len(queries[block]), len(keys)):
+                    self._fill(out[i, part, block], int(layer), heads[part], queries[block], keys)
+        return out
+
+    def _fill(
+        self, out: NDArray[np.float32], layer: int, heads: Indices, queries: Indices, keys: Indices
+    ) -> None:
+        start_Q, stop_Q = self.rows.intervals(layer, queries)
+        seen = np.flatnonzero((keys >= start_Q.min()) & (keys < stop_Q.max()))
+        if seen.size == 0:
+            return
+        groups = heads // (self.rows.heads // self.rows.kv_heads)
+        read, repeat = np.unique(groups, return_inverse=True)
+        a_HQK = weights(
+            self.rows.q(layer, heads, queries),
+            self.rows.k(layer, read, keys[seen])[torch.from_numpy(repeat)],
+            self.rows.lse(layer, heads, queries),
+            self.rows.rule(layer).for_heads(heads),
+            start_Q=start_Q,
+            stop_Q=stop_Q,
+            query_positions_Q=queries,
+            key_positions_K=keys[seen],
+        )
+        out[:, :, seen] = a_HQK.numpy()
+
+
+class StatisticRows:
+    """All row statistics of one document and kind, computed together, a block of rows at a time, and kept a while."""
+
+    def __init__(
+        self,
+        rows: DocumentRows,
+        names: tuple[str, ...],
+        query_ids: Indices,
+        key_ids: Indices,
+        special: NDArray[np.bool_],
+    ) -> None:
+        self.rows, self.names = rows, names
+        self.query_ids, self.key_ids, self.special = query_ids, key_ids, special
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, int, int], dict[str, NDArray[np.float32]]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("rows", "names", "query_ids", "key_ids", "special")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def block(self, layer: int, head: int, number: int) -> dict[str, NDArray[np.float32]]:
+        """Statistics of STATISTIC_ROWS rows of one head: name -> (rows,)."""
+        key = (layer, head, number)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = self._compute(layer, head, number)
+        with self._lock:
+            self._kept[key] = made
+            while len(self._kept) * STATISTIC_ROWS * 4 * len(self.names) > CACHED_BYTES:
+                self._kept.popitem(last=False)
+        return made
+
+    def _compute(self, layer: int, head: int, number: int) -> dict[str, NDArray[np.float32]]:
+        rows = self.rows
+        queries = np.arange(number * STATISTIC_ROWS, min((number + 1) * STATISTIC_ROWS, rows.queries))
+        heads = np.array([head])
+        start_N, stop_N = rows.intervals(layer, queries)
+        low = max(int(start_N.min()) - 1, 0)  # one key more: induction looks at the token before a key
+        keys = np.arange(low, int(stop_N.max()))
+        facts = TokenFacts(
+            first_N=np.full(len(queries), -low),
+            own_N=queries - low if rows.same_axis else None,
+            ids_N=self.query_ids[queries],
+            ids_M=self.key_ids[keys],
+            special_M=self.special[keys],
+        )
+        found = row_statistics(
+            rows.q(layer, heads, queries),
+            rows.k(layer, heads // (rows.heads // rows.kv_heads), keys),
+            rows.rule(layer).for_heads(heads),
+            start_N=start_N - low,
+            stop_N=stop_N - low,
+            facts=facts,
+            names=self.names,
+        )
+        return {name: value[0].numpy() for name, value in found.statistics.items()}
+
+
+class LazyStatistic(LazyArray):
+    """One row statistic (layer, head, query) of one document, float32, computed from the factors."""
+
+    def __init__(self, source: StatisticRows, name: str) -> None:
+        self.source, self.name = source, name
+        self.shape = (len(source.rows.layers), source.rows.heads, source.rows.queries)
+        self.dtype = np.dtype(np.float32)
+
+    def compute(self, chosen: list[Indices]) -> NDArray[np.float32]:
+        layers, heads, queries = chosen
+        out = np.empty(tuple(len(part) for part in chosen), dtype=np.float32)
+        numbers = queries // STATISTIC_ROWS
+        for number in np.unique(numbers):
+            inside = np.flatnonzero(numbers == number)
+            for i, layer in enumerate(layers):
+                for j, head in enumerate(heads):
+                    block = self.source.block(int(layer), int(head), int(number))[self.name]
+                    out[i, j, inside] = block[queries[inside] - number * STATISTIC_ROWS]
+        return out
+
+
+class LazyRows(LazyArray):
+    """A stored array (layer, head, token) seen as one document's (layer, head, query)."""
+
+    def __init__(self, rows: DocumentRows, name: str) -> None:
+        self.rows, self.name = rows, name
+        self.shape = (len(rows.layers), rows.heads, rows.queries)
+        self.dtype = np.dtype(np.float32)
+
+    def compute(self, chosen: list[Indices]) -> NDArray[np.float32]:
+        layers, heads, queries = chosen
+        array = self.rows.array(self.name)
+        if 0 in (len(layers), len(heads), len(queries)):
+            return np.empty(tuple(len(part) for part in chosen), dtype=np.float32)
+        return np.stack([_tokens(array, int(layer), heads, self.rows.query_start + queries) for layer in layers])
+
+
+def _head_parts(heads: int, queries: int, keys: int) -> list[slice]:
+    """Cut the head axis into runs whose scores, and what the kernel makes of them, fit WORKING_BYTES."""
+    size = max(1, min(heads, WORKING_BYTES // (4 * 4 * queries * keys)))
+    return [slice(begin, begin + size) for begin in range(0, heads, size)]
+
+
+def _factor(array: zarr.Array[Any], layer: int, heads: Indices, tokens: Indices) -> torch.Tensor:
+    """(H, T, D) of q or k in the dtype the model computed in."""
+    stored = _tokens(array, layer, heads, tokens)
+    if array.attrs["attlas_dtype"] == "bfloat16":
+        return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(stored)
+
+
+def _tokens(array: zarr.Array[Any], layer: int, heads: Indices | None, tokens: Indices) -> NDArray[Any]:
+    """Rows of one layer at any heads and token places, in their order; a run of places is read as a slice."""
+    low, high = int(tokens.min()), int(tokens.max()) + 1
+    dense = high - low <= 2 * len(tokens)
+    place: Any = slice(low, high) if dense else np.unique(tokens)
+    pick = tokens - low if dense else np.searchsorted(place, tokens)
+    straight = len(pick) == high - low and bool((np.diff(pick) == 1).all())
+    if heads is None:
+        found = np.asarray(array.oindex[layer, place])
+        return np.ascontiguousarray(found if straight else found[pick])
+    kept, order = np.unique(heads, return_inverse=True)
+    run: Any = slice(int(kept[0]), int(kept[-1]) + 1) if kept[-1] - kept[0] + 1 == len(kept) else kept
+    found = np.asarray(array.oindex[layer, run, place])
+    if not np.array_equal(order, np.arange(len(kept))):
+        found = found[order]
+    return np.ascontiguousarray(found if straight else found[:, pick])

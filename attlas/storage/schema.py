@@ -1,0 +1,390 @@
+"""The atlas on disk: every group, array, dimension, attribute, chunk and shard, in one place. See docs/store.md.
+
+An array is described by a value, `ArraySpec`; `kind_arrays` and its neighbours say which an atlas has, `create` makes
+them. Nothing else in attlas knows a path or a chunk shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from attlas.engine.documents import Document, Pack
+from attlas.engine.layout import KINDS, KindLayout
+from attlas.engine.rules import PositionBias, ScoreRule
+from attlas.engine.statistics import HISTOGRAM_BINS, STATISTICS, histogram_edges, statistic_names
+from attlas.errors import CorruptAtlasError
+
+__all__ = [
+    "COMMITTED",
+    "FAILED",
+    "PENDING",
+    "VERSION",
+    "ArraySpec",
+    "axis_length",
+    "axis_prefix",
+    "document_arrays",
+    "inner_tokens",
+    "kind_arrays",
+    "map_arrays",
+    "map_group",
+    "pack_arrays",
+    "rule_from_store",
+    "rules_to_attributes",
+    "token_arrays",
+    "token_dim",
+]
+
+VERSION = "attlas-0.1"
+PENDING, COMMITTED, FAILED = 0, 1, 2
+STORED_DTYPES = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
+MAP_SHARD, MAP_CHUNK = 2048, 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArraySpec:
+    """One array of the store. shards None: chunks are files of their own. packed: compressed, for data that shrinks."""
+
+    path: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None = None
+    fill: Any = 0
+    packed: bool = False
+    attributes: dict[str, Any] = field(default_factory=dict)
+    data: Any = None
+
+    def create(self, root: zarr.Group) -> zarr.Array[Any]:
+        """Make the array, and write `data` where it is given."""
+        array = root.create_array(
+            self.path,
+            shape=self.shape,
+            dtype=str if self.dtype == "str" else np.dtype(self.dtype),
+            chunks=self.chunks,
+            shards=self.shards,
+            compressors=self._codecs(),
+            fill_value=self.fill,
+            dimension_names=self.dims,
+            attributes=self.attributes,
+        )
+        if self.data is not None:
+            array[...] = np.asarray(self.data, dtype=object if self.dtype == "str" else self.dtype)
+        return array
+
+    def _codecs(self) -> list[Any]:
+        if not self.packed:
+            return [Crc32cCodec()]
+        size = 1 if self.dtype == "str" else np.dtype(self.dtype).itemsize
+        shuffle = "bitshuffle" if size > 1 else "noshuffle"
+        return [BloscCodec(cname="zstd", clevel=1, shuffle=shuffle, typesize=size), Crc32cCodec()]
+
+
+def token_dim(axis: str) -> str:
+    """The dimension of a token axis: `token`, `source_token` or `target_token`."""
+    return f"{axis_prefix(axis)}token"
+
+
+def axis_prefix(axis: str) -> str:
+    return "" if axis == "text" else f"{axis}_"
+
+
+def axis_length(packs: Sequence[Pack], axis: str, block: int) -> int:
+    """Length of a token axis: to the end of the last pack's last block."""
+    return -(-packs[-1].token_stop[axis] // block) * block
+
+
+def inner_tokens(block: int) -> int:
+    """Tokens in an inner chunk of q and k: at most 256, and a divisor of the block."""
+    return next(size for size in (256, 128, 64, 32, 16, 8, 4, 2, 1) if block % size == 0)
+
+
+def map_group(kind: str, document_id: str) -> str:
+    """Where a document's maps lie; an id never becomes a path unescaped."""
+    name = quote(document_id, safe="")
+    return f"{kind}/maps/{name.replace('.', '%2E') if name.strip('.') == '' else name}"
+
+
+def document_arrays(documents: Sequence[Document], packs: Sequence[Pack]) -> Iterator[ArraySpec]:
+    count = len(documents)
+    yield _column("documents/document_id", "document", "str", [d.id for d in documents], "the document's name")
+    pack_of = np.zeros(count, dtype=np.int32)
+    for pack in packs:
+        pack_of[list(pack.documents)] = pack.index
+    yield _column("documents/pack", "document", "int32", pack_of, "the pack that holds the document")
+    for axis in packs[0].token_start:
+        prefix = axis_prefix(axis)
+        start = np.zeros(count, dtype=np.int64)
+        for pack in packs:
+            start[list(pack.documents)] = pack.document_start[axis]
+        sizes = [d.length(axis) for d in documents]
+        cut = [d.tokens[axis].truncated_from or 0 for d in documents]
+        dim = token_dim(axis)
+        yield _column(
+            f"documents/{prefix}row_size", "document", "int64", sizes, "tokens of the document",
+            units="token", sample_dimension=dim,
+        )  # fmt: skip
+        yield _column(
+            f"documents/{prefix}token_start", "document", "int64", start, f"place of its first token on {dim}",
+            units="token",
+        )  # fmt: skip
+        yield _column(
+            f"documents/{prefix}truncated_from", "document", "int64", cut,
+            "tokens before the document was cut, 0 where it is whole", units="token",
+        )  # fmt: skip
+
+
+def token_arrays(
+    documents: Sequence[Document], packs: Sequence[Pack], axis: str, block: int
+) -> Iterator[ArraySpec]:
+    """The tokens of one axis, at the places the packs give them; places no document owns hold -1, "" and False."""
+    length = axis_length(packs, axis, block)
+    ids, position, char_start, char_end = (np.full(length, -1, dtype=np.int32) for _ in range(4))
+    text = np.full(length, "", dtype=object)
+    special = np.zeros(length, dtype=np.bool_)
+    for pack in packs:
+        for number, start in zip(pack.documents, pack.document_start[axis], strict=True):
+            tokens = documents[number].tokens[axis]
+            place = slice(start, start + len(tokens))
+            ids[place], char_start[place], char_end[place] = tokens.ids, tokens.char_start, tokens.char_end
+            text[place], special[place], position[place] = tokens.text, tokens.special, np.arange(len(tokens))
+    path, dim = f"tokens/{axis}", token_dim(axis)
+    yield _column(f"{path}/token_id", dim, "int32", ids, "vocabulary index", fill=-1)
+    yield _column(f"{path}/token", dim, "str", text, "the token as text")
+    yield _column(f"{path}/position", dim, "int32", position, "place in the document", units="token", fill=-1)
+    yield _column(f"{path}/char_start", dim, "int32", char_start, "first character in the input text", fill=-1)
+    yield _column(f"{path}/char_end", dim, "int32", char_end, "character after the last", fill=-1)
+    yield _column(f"{path}/special", dim, "bool", special, "whether the tokenizer calls it special", fill=False)
+
+
+def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
+    """The commit records. Each pack has chunks of its own, so that records of two packs are never written together."""
+    count = len(packs)
+    flags = {"flag_values": [PENDING, COMMITTED, FAILED], "flag_meanings": "pending committed failed"}
+    yield _record("state", "int8", count, "the pack counts for readers only once it is committed", **flags)
+    yield _record("attempt", "int32", count, "how often the pack was run")
+    yield _record("seconds", "float64", count, "time the capture of the pack took", units="s")
+    yield _record("bytes", "int64", count, "bytes handed to the store for the pack", units="byte")
+    for axis in packs[0].token_start:
+        prefix = axis_prefix(axis)
+        starts, stops = [p.token_start[axis] for p in packs], [p.token_stop[axis] for p in packs]
+        yield _column(f"packs/{prefix}token_start", "pack", "int64", starts, "first token", units="token")
+        yield _column(f"packs/{prefix}token_stop", "pack", "int64", stops, "token after the last", units="token")
+
+
+def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) -> Iterator[ArraySpec]:
+    """Coordinates, factors and statistics of one kind. One layer x all its heads x a block is a shard, and one write."""
+    path, layers, heads = kind.kind, len(kind.layers), kind.heads
+    query_dim, key_dim = token_dim(kind.query_axis), token_dim(kind.key_axis)
+    queries, keys = axis_length(packs, kind.query_axis, block), axis_length(packs, kind.key_axis, block)
+    yield _column(f"{path}/layer", "layer", "int32", kind.layers, "the model's layer index")
+    yield _column(f"{path}/head", "head", "int32", range(heads), "the model's head index")
+    yield _column(f"{path}/kv_head", "kv_head", "int32", range(kind.kv_heads), "the model's key-value head index")
+    if keep != "statistics":
+        encoding = {"attlas_dtype": kind.dtype}
+        for name, dims, tokens, count, what in (
+            ("q", ("layer", "head", query_dim, "feature"), queries, heads, "queries"),
+            ("k", ("layer", "kv_head", key_dim, "feature"), keys, kind.kv_heads, "keys"),
+        ):
+            yield ArraySpec(
+                path=f"{path}/{name}",
+                dims=dims,
+                shape=(layers, count, tokens, kind.features),
+                dtype=STORED_DTYPES[kind.dtype],
+                shards=(1, count, block, kind.features),
+                chunks=(1, 1, inner_tokens(block), kind.features),
+                attributes={"long_name": f"{what} after rotary and normalisation", "units": "1"} | encoding,
+            )
+    yield _rows(kind, "log_sum_exp", queries, block, "log-sum-exp of the row's scores, sink logit included", "nat")
+    for name, what in (("key_start", "first key that the query sees"), ("key_stop", "key after the last it sees")):
+        yield ArraySpec(
+            path=f"{path}/{name}",
+            dims=("layer", query_dim),
+            shape=(layers, queries),
+            dtype="int32",
+            chunks=(1, block),
+            fill=-1,
+            packed=True,
+            attributes={"long_name": f"{what}, counted from the document's first", "units": "token"},
+        )
+    yield from _rule_arrays(kind)
+    if keep == "statistics":
+        yield from _statistic_arrays(kind, packs, queries, block)
+
+
+def map_arrays(kind: KindLayout, document: Document, map_dtype: str) -> Iterator[ArraySpec]:
+    """The materialised weights of one document; tiles that hold nothing are never written."""
+    queries, keys = document.length(kind.query_axis), document.length(kind.key_axis)
+    path = map_group(kind.kind, document.id)
+    shard = tuple(min(MAP_SHARD, -(-size // MAP_CHUNK) * MAP_CHUNK) for size in (queries, keys))
+    yield ArraySpec(
+        path=f"{path}/attention",
+        dims=("layer", "head", "query", "key"),
+        shape=(len(kind.layers), kind.heads, queries, keys),
+        dtype=map_dtype,
+        shards=(1, 1, *shard),
+        chunks=(1, 1, MAP_CHUNK, MAP_CHUNK),
+        packed=True,
+        attributes={
+            "long_name": "attention weight",
+            "units": "1",
+            "document_id": document.id,
+            "coordinates": "query_token key_token",
+        },
+    )
+    yield _column(f"{path}/layer", "layer", "int32", kind.layers, "the model's layer index")
+    yield _column(f"{path}/head", "head", "int32", range(kind.heads), "the model's head index")
+    for dim, axis in (("query", kind.query_axis), ("key", kind.key_axis)):
+        tokens = document.tokens[axis]
+        yield _column(f"{path}/{dim}", dim, "int32", range(len(tokens)), "place in the document", units="token")
+        yield _column(f"{path}/{dim}_token", dim, "str", tokens.text, "the token as text")
+
+
+def rules_to_attributes(kinds: Sequence[KindLayout]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The `score_rules` attribute: kind -> layer -> scaling, softcap, and which arrays the rule has beside."""
+    return {
+        kind.kind: {
+            str(layer): {
+                "scaling": rule.scaling,
+                "softcap": rule.softcap,
+                "sink_logit": rule.sink_H is not None,
+                "position_bias": None
+                if rule.bias is None
+                else {
+                    "first_offset": rule.bias.first_offset,
+                    "offsets": rule.bias.table_HR.shape[1],
+                    "saturates_left": rule.bias.saturates_left,
+                    "saturates_right": rule.bias.saturates_right,
+                },
+            }
+            for layer, rule in zip(kind.layers, kind.rules, strict=True)
+        }
+        for kind in kinds
+    }
+
+
+def rule_from_store(root: zarr.Group, kind: str, layer: int, index: int) -> ScoreRule:
+    """Read back the score rule of one layer; `index` is its place on the layer dimension."""
+    rules: Any = root.attrs["score_rules"]
+    try:
+        told = rules[kind][str(layer)]
+    except KeyError as error:
+        raise CorruptAtlasError(f"the atlas has no score rule for {kind} layer {layer}") from error
+    bias = told["position_bias"]
+    if bias is not None:
+        offset = np.asarray(root[f"{kind}/offset"][...])  # type: ignore[index]
+        begin = int(np.searchsorted(offset, bias["first_offset"]))
+        table = np.asarray(root[f"{kind}/position_bias"][index, :, begin : begin + bias["offsets"]])  # type: ignore[index]
+        bias = PositionBias(
+            table_HR=table,
+            first_offset=bias["first_offset"],
+            saturates_left=bias["saturates_left"],
+            saturates_right=bias["saturates_right"],
+        )
+    sinks = np.asarray(root[f"{kind}/sink_logit"][index]) if told["sink_logit"] else None  # type: ignore[index]
+    return ScoreRule(scaling=told["scaling"], softcap=told["softcap"], bias=bias, sink_H=sinks)
+
+
+def _rule_arrays(kind: KindLayout) -> Iterator[ArraySpec]:
+    """Sink logits and position biases, NaN in layers that have none."""
+    layers, heads = len(kind.layers), kind.heads
+    if kind.has_sinks:
+        sinks = np.full((layers, heads), np.nan, dtype=np.float32)
+        for i, rule in enumerate(kind.rules):
+            if rule.sink_H is not None:
+                sinks[i] = rule.sink_H
+        yield ArraySpec(
+            path=f"{kind.kind}/sink_logit", dims=("layer", "head"), shape=sinks.shape, dtype="float32",
+            chunks=sinks.shape, fill=np.nan, data=sinks,
+            attributes={"long_name": "logit that takes part in the softmax and is dropped after it", "units": "nat"},
+        )  # fmt: skip
+    biases = [rule.bias for rule in kind.rules if rule.bias is not None]
+    if biases:
+        first, last = min(b.first_offset for b in biases), max(b.last_offset for b in biases)
+        table = np.full((layers, heads, last - first + 1), np.nan, dtype=np.float32)
+        for i, rule in enumerate(kind.rules):
+            if rule.bias is not None:
+                begin = rule.bias.first_offset - first
+                table[i, :, begin : begin + rule.bias.table_HR.shape[1]] = rule.bias.table_HR
+        offsets = range(first, last + 1)
+        yield _column(f"{kind.kind}/offset", "offset", "int32", offsets, "key position - query position", units="token")
+        yield ArraySpec(
+            path=f"{kind.kind}/position_bias", dims=("layer", "head", "offset"), shape=table.shape, dtype="float32",
+            chunks=(1, *table.shape[1:]), fill=np.nan, data=table,
+            attributes={"long_name": "bias added to the score", "units": "nat"},
+        )  # fmt: skip
+
+
+def _statistic_arrays(kind: KindLayout, packs: Sequence[Pack], queries: int, block: int) -> Iterator[ArraySpec]:
+    layers, heads, path = len(kind.layers), kind.heads, f"{kind.kind}/statistics"
+    known = {s.name: s for s in STATISTICS}
+    for name in statistic_names(same_axis=kind.query_axis == kind.key_axis, sinks=kind.has_sinks):
+        yield _rows(kind, f"statistics/{name}", queries, block, known[name].definition, known[name].units)
+    edges = histogram_edges()
+    yield _column(f"{path}/bin", "bin", "float64", edges[:-1], "left edge of the bin", right_edges=edges[1:].tolist())
+    yield _column(f"{path}/head_other", "head_other", "int32", range(heads), "the model's head index")
+    yield ArraySpec(
+        path=f"{path}/histogram", dims=("pack", "layer", "head", "bin"), dtype="int64",
+        shape=(len(packs), layers, heads, HISTOGRAM_BINS), chunks=(1, 1, heads, HISTOGRAM_BINS), fill=-1, packed=True,
+        attributes={"long_name": "number of visible weights in the bin", "units": "1"},
+    )  # fmt: skip
+    yield ArraySpec(
+        path=f"{path}/head_gram", dims=("pack", "layer", "head", "head_other"), dtype="float64",
+        shape=(len(packs), layers, heads, heads), chunks=(1, 1, heads, heads), fill=np.nan, packed=True,
+        attributes={"long_name": "sum over cells of the product of two heads' weights", "units": "1"},
+    )  # fmt: skip
+
+
+def _rows(kind: KindLayout, name: str, queries: int, block: int, long_name: str, units: str) -> ArraySpec:
+    return ArraySpec(
+        path=f"{kind.kind}/{name}",
+        dims=("layer", "head", token_dim(kind.query_axis)),
+        shape=(len(kind.layers), kind.heads, queries),
+        dtype="float32",
+        shards=(1, kind.heads, block),
+        chunks=(1, 1, block),
+        fill=np.nan,
+        attributes={"long_name": long_name, "units": units},
+    )
+
+
+def _column(
+    path: str, dim: str, dtype: str, data: Any, long_name: str, *, units: str = "1", fill: Any = None, **more: Any
+) -> ArraySpec:
+    """A one-dimensional array whose values are known when the atlas is made."""
+    count = len(data)
+    attributes = {"long_name": long_name} | ({} if dtype in {"str", "bool"} else {"units": units}) | more
+    return ArraySpec(
+        path=path,
+        dims=(dim,),
+        shape=(count,),
+        dtype=dtype,
+        chunks=(max(1, min(count, 65_536)),),
+        fill=("" if dtype == "str" else np.dtype(dtype).type(0).item()) if fill is None else fill,
+        packed=True,
+        attributes=attributes,
+        data=np.asarray(list(data), dtype=object) if dtype == "str" else np.asarray(data, dtype=dtype),
+    )
+
+
+def _record(name: str, dtype: str, count: int, long_name: str, *, units: str = "1", **more: Any) -> ArraySpec:
+    return ArraySpec(
+        path=f"packs/{name}",
+        dims=("pack",),
+        shape=(count,),
+        dtype=dtype,
+        chunks=(1,),
+        attributes={"long_name": long_name, "units": units} | more,
+    )
+
+
+def axes_of(kinds: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+    """The token axes that kinds of attention need."""
+    return tuple(dict.fromkeys(axis for kind in kinds for axis in KINDS[kind]))

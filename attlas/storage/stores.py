@@ -1,0 +1,87 @@
+"""Where an atlas lies: a local folder, memory, or any fsspec URL, opened as a zarr store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
+
+from attlas.errors import InputError, StoreMissingError
+from attlas.storage.schema import VERSION
+
+__all__ = ["Where", "delete_store", "holds_atlas", "is_empty", "open_root", "open_store", "store_bytes", "store_name"]
+
+Where = str | Path | Store
+
+_MEMORY: dict[str, MemoryStore] = {}
+
+
+def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> Store:
+    """A zarr store for a folder, `memory://name` (of this process), an fsspec URL, or a zarr store as it is.
+
+    storage_options: what fsspec needs to reach the URL (key, secret, endpoint). Raises InputError where the protocol is
+    unknown or its package is missing.
+    """
+    if isinstance(where, Store):
+        return where
+    text = str(where)
+    if text.startswith("memory://"):
+        return _MEMORY.setdefault(text.removeprefix("memory://"), MemoryStore())
+    if "://" in text:
+        try:
+            return FsspecStore.from_url(text, storage_options=dict(storage_options or {}))
+        except (ImportError, ValueError) as error:
+            raise InputError(f"cannot open {text}: {error} -- for s3:// install attlas[s3]") from error
+    if storage_options:
+        raise InputError(f"storage options are for URLs, and {text} is a local folder: leave them out")
+    return LocalStore(text)
+
+
+def store_name(where: Where) -> str:
+    return str(where)
+
+
+def is_empty(store: Store) -> bool:
+    """Whether nothing lies in the store."""
+    if isinstance(store, LocalStore) and Path(store.root).is_file():
+        raise InputError(f"{store.root} is a file: an atlas is a folder, choose another name")
+    return bool(sync(store.is_empty("")))
+
+
+def holds_atlas(store: Store) -> bool:
+    """Whether an atlas lies in the store, whole or half made."""
+    try:
+        return zarr.open_group(store, mode="r", zarr_format=3).attrs.get("attlas_version") == VERSION
+    except (FileNotFoundError, KeyError):
+        return False
+
+
+def delete_store(store: Store) -> None:
+    """Remove everything in the store, the folder itself included."""
+    sync(store.clear())
+    if isinstance(store, LocalStore):
+        shutil.rmtree(store.root, ignore_errors=True)
+
+
+def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None, mode: str = "r") -> zarr.Group:
+    """The root group of an atlas; raises StoreMissingError where there is none."""
+    store = open_store(where, storage_options=storage_options)
+    if isinstance(store, LocalStore) and not Path(store.root).exists():
+        raise StoreMissingError(f"there is no atlas at {store_name(where)}: make one with attlas capture")
+    if not holds_atlas(store):
+        raise StoreMissingError(f"{store_name(where)} holds no atlas of schema {VERSION}")
+    return zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+
+
+def store_bytes(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> int:
+    """Bytes that the store takes."""
+    store = open_store(where, storage_options=storage_options)
+    if isinstance(store, LocalStore):
+        return sum(path.stat().st_size for path in Path(store.root).rglob("*") if path.is_file())
+    return int(sync(store.getsize_prefix("")))
