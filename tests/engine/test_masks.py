@@ -29,8 +29,9 @@ def test_transformers_masks(mask_function: object, length: int) -> None:
     dense = LazyMask(mask_function).visible(  # type: ignore[arg-type]
         positions.repeat_interleave(length), positions.repeat(length)
     ).reshape(length, length)
-    start, stop = LazyMask(mask_function).intervals(positions.numpy(), np.full(length, length))  # type: ignore[arg-type]
-    np.testing.assert_array_equal((positions >= start[:, None]) & (positions < stop[:, None]), dense)
+    keys = positions.numpy()
+    start, stop = LazyMask(mask_function).intervals(keys, np.full(length, length))  # type: ignore[arg-type]
+    np.testing.assert_array_equal((keys >= start[:, None]) & (keys < stop[:, None]), dense)
 
 
 @settings(max_examples=50, deadline=None)

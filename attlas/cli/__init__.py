@@ -1,0 +1,55 @@
+"""The command line: click commands, each a thin call into the library. May import everything below it.
+
+Commands are loaded when they are run, so that `attlas --help` needs neither torch nor zarr.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+import attlas
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "capture": "Run a model over texts and keep its attention.",
+    "demo": "The embedded model, captured, its heads named.",
+    "info": "What an atlas holds.",
+    "plan": "Memory and disk a capture will need.",
+    "query": "Weights of one head, as table, CSV, JSON or npy.",
+    "verify": "Check an atlas against its own records.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules of the same name, imported when one is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"attlas.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(attlas.__version__, prog_name="attlas")
+def main() -> None:
+    """Capture a transformer's attention once, exactly, at any length; query it afterwards.
+
+    \b
+    Try it, without any download:
+      attlas demo
+    Your own model and text:
+      attlas capture HuggingFaceTB/SmolLM2-135M book.txt --store book.zarr
+      attlas query book.zarr --document book --layer 3 --head 5 --query :20
+    """

@@ -1,0 +1,144 @@
+"""attlas info: what an atlas holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import numpy as np
+from rich.table import Table
+
+from attlas.cli.capture import storage_option
+from attlas.cli.output import console, human_bytes, human_count, print_json, reports_errors
+
+__all__ = ["command"]
+
+SHOWN_DOCUMENTS = 20
+STATES = ("pending", "committed", "failed")
+
+
+@click.command("info")
+@click.argument("store")
+@click.option("--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@reports_errors
+def command(store: str, storage_options: dict[str, str] | None, as_json: bool) -> None:
+    """Show the model, tier, layers, score rules, documents and packs of STORE.
+
+    \b
+    Example:
+      attlas info book.zarr
+    """
+    told = _describe(store, storage_options)
+    if as_json:
+        print_json(told)
+    else:
+        _show(told)
+
+
+def _describe(store: str, storage_options: dict[str, str] | None) -> dict[str, Any]:
+    import attlas
+    from attlas.storage import store_bytes
+
+    atlas = attlas.open_atlas(store, storage_options=storage_options)
+    states = atlas.packs["state"].values
+    kinds = {}
+    for kind in atlas.kinds:
+        rules = atlas.attrs["score_rules"][kind]
+        q = atlas.root.get(f"{kind}/q")
+        kinds[kind] = {
+            "layers": list(atlas.layers(kind)),
+            "heads": len(np.asarray(atlas.root[f"{kind}/head"][...])),  # type: ignore[index]
+            "kv_heads": len(np.asarray(atlas.root[f"{kind}/kv_head"][...])),  # type: ignore[index]
+            "features": None if q is None else int(q.shape[-1]),  # type: ignore[union-attr]
+            "dtype": None if q is None else q.attrs["attlas_dtype"],
+            "scaling": sorted({float(rule["scaling"]) for rule in rules.values()}),
+            "softcap": sorted({float(rule["softcap"]) for rule in rules.values() if rule["softcap"]}),
+            "sink_logit": any(rule["sink_logit"] for rule in rules.values()),
+            "position_bias": any(rule["position_bias"] for rule in rules.values()),
+        }
+    table = atlas.documents
+    documents = [
+        {
+            "id": str(table["document_id"].values[i]),
+            "tokens": {axis: int(table[f"{_prefix(axis)}row_size"].values[i]) for axis in atlas.axes},
+            "truncated_from": {axis: int(table[f"{_prefix(axis)}truncated_from"].values[i]) for axis in atlas.axes},
+            "state": STATES[int(table["state"].values[i])],
+        }
+        for i in range(table.sizes["document"])
+    ]
+    return {
+        "store": store,
+        "schema": atlas.attrs["attlas_version"],
+        "model": atlas.model,
+        "keep": atlas.keep,
+        "created": atlas.attrs["created"],
+        "bytes": store_bytes(store, storage_options=storage_options),
+        "packs": {name: int((states == i).sum()) for i, name in enumerate(STATES)},
+        "kinds": kinds,
+        "documents": documents,
+    }
+
+
+def _prefix(axis: str) -> str:
+    return "" if axis == "text" else f"{axis}_"
+
+
+def _show(told: dict[str, Any]) -> None:
+    out = console()
+    model, packs = told["model"], told["packs"]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column()
+    grid.add_row("atlas", f"[bold]{told['store']}[/]  {human_bytes(told['bytes'])}, {told['schema']}")
+    grid.add_row(
+        "model", f"{model['name']}  {model['model_class']}, {human_count(model['parameters'])} parameters, {model['dtype']}"
+    )
+    grid.add_row("tier", told["keep"])
+    grid.add_row("packs", ", ".join(f"{count} {name}" for name, count in packs.items() if count))
+    grid.add_row("created", told["created"])
+    out.print(grid)
+    out.print()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("attention", "layers", "heads", "kv heads", "features", "dtype", "score"):
+        table.add_column(name, justify="left" if name in {"attention", "layers", "dtype", "score"} else "right")
+    for kind, row in told["kinds"].items():
+        table.add_row(
+            kind, _runs(row["layers"]), str(row["heads"]), str(row["kv_heads"]), str(row["features"] or "-"),
+            row["dtype"] or "-", _rule(row),
+        )  # fmt: skip
+    out.print(table)
+    out.print()
+    axes = list(told["documents"][0]["tokens"]) if told["documents"] else []
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("document")
+    for axis in axes:
+        table.add_column("tokens" if axis == "text" else f"{axis} tokens", justify="right")
+    table.add_column("")
+    for row in told["documents"][:SHOWN_DOCUMENTS]:
+        notes = [f"cut from {n:,}" for n in row["truncated_from"].values() if n]
+        notes += [row["state"]] if row["state"] != "committed" else []
+        table.add_row(row["id"], *(f"{row['tokens'][axis]:,}" for axis in axes), f"[yellow]{', '.join(notes)}[/]")
+    out.print(table)
+    if len(told["documents"]) > SHOWN_DOCUMENTS:
+        out.print(f"[dim]and {len(told['documents']) - SHOWN_DOCUMENTS:,} more; --json lists all[/]")
+
+
+def _rule(row: dict[str, Any]) -> str:
+    low, high = row["scaling"][0], row["scaling"][-1]
+    parts = [f"q.k x {low:.4g}" if low == high else f"q.k x {low:.4g} to {high:.4g}"]
+    parts += [f"softcap {row['softcap'][0]:g}"] if row["softcap"] else []
+    parts += ["sink logit"] if row["sink_logit"] else []
+    parts += ["position bias"] if row["position_bias"] else []
+    return ", ".join(parts)
+
+
+def _runs(layers: list[int]) -> str:
+    """[0, 1, 2, 5] -> "0-2, 5"."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(f"{a}-{b}" if a != b else str(a) for a, b in runs)

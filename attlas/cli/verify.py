@@ -1,0 +1,46 @@
+"""attlas verify: check an atlas against its own records."""
+
+from __future__ import annotations
+
+import click
+from rich.table import Table
+
+from attlas.cli.capture import storage_option
+from attlas.cli.output import console, print_json, reports_errors
+
+__all__ = ["command"]
+
+
+@click.command("verify")
+@click.argument("store")
+@click.option("--rows", default=64, show_default=True, help="Rows sampled of each kind and layer.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@reports_errors
+def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | None, as_json: bool) -> None:
+    """Check STORE: arrays, commit records, checksums, finite values, row sums. Exit status 1 where something is wrong.
+
+    \b
+    Example:
+      attlas verify book.zarr
+    """
+    import attlas
+
+    report = attlas.verify(store, sample_rows=rows, seed=seed, storage_options=storage_options)
+    if as_json:
+        checks = [
+            {"name": c.name, "examined": c.examined, "passed": c.passed, "problems": list(c.problems)}
+            for c in report.checks
+        ]
+        print_json({"store": store, "passed": report.passed, "checks": checks})
+    else:
+        out = console()
+        table = Table.grid(padding=(0, 2))
+        for check in report.checks:
+            table.add_row("[green]ok[/]" if check.passed else "[red]WRONG[/]", check.name, f"[dim]{check.examined}[/]")
+        out.print(table)
+        for problem in report.problems:
+            out.print(f"[red]-[/] {problem}")
+    if not report.passed:
+        raise SystemExit(1)
