@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["Atlas", "capture", "open_atlas", "verify"]
 __version__ = "0.1.0"
 
-_HOMES = {"Atlas": "attlas.storage", "capture": "attlas.driver", "open_atlas": "attlas.storage", "verify": "attlas.storage"}
+_HOMES = {
+    "Atlas": "attlas.storage",
+    "capture": "attlas.driver",
+    "open_atlas": "attlas.storage",
+    "verify": "attlas.storage",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -111,7 +111,9 @@ def capture(
         "map_dtype": map_dtype,
         "storage_options": storage_options,
     }
-    writer = AtlasWriter.reopen(store, **writing) if resume else AtlasWriter.create(store, overwrite=overwrite, **writing)
+    writer = (
+        AtlasWriter.reopen(store, **writing) if resume else AtlasWriter.create(store, overwrite=overwrite, **writing)
+    )
     with _removed_if_nothing_committed(writer):
         _run(loaded, plan, writer, keep, progress)
     return open_atlas(store, storage_options=storage_options)
@@ -129,9 +131,7 @@ def plan_capture(
     """Probe the model, check the documents and cut them into packs; writes nothing."""
     layout = probe(loaded.model)
     kinds = choose_layers(layout.kinds(), layers)
-    documents = make_documents(
-        texts, loaded, ids=ids, max_tokens=max_tokens, position_offset=layout.position_offset
-    )
+    documents = make_documents(texts, loaded, ids=ids, max_tokens=max_tokens, position_offset=layout.position_offset)
     lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()} for document in documents]
     pack_tokens = PACK_TOKENS if layout.chunkable else WHOLE_PACK_TOKENS
     longest = max(sum(length.values()) for length in lengths)
@@ -182,9 +182,7 @@ def choose_layers(kinds: tuple[KindLayout, ...], layers: Sequence[int] | None) -
 
 def _only(kind: KindLayout, chosen: set[int]) -> KindLayout:
     kept = [i for i, layer in enumerate(kind.layers) if layer in chosen]
-    return replace(
-        kind, layers=tuple(kind.layers[i] for i in kept), rules=tuple(kind.rules[i] for i in kept)
-    )
+    return replace(kind, layers=tuple(kind.layers[i] for i in kept), rules=tuple(kind.rules[i] for i in kept))
 
 
 def _ranges(layers: tuple[int, ...]) -> str:
@@ -253,9 +251,7 @@ def _run(
         on_layer=on_layer,
     )
     for pack in pending:
-        parts = passages(
-            pack, plan.documents, pack_documents=plan.pack_documents, chunk_tokens=plan.chunk_tokens
-        )
+        parts = passages(pack, plan.documents, pack_documents=plan.pack_documents, chunk_tokens=plan.chunk_tokens)
         passes, done["layers"] = sum(len(part.chunks) for part in parts), 0
         tell()
         begin = time.perf_counter()

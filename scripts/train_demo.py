@@ -97,15 +97,15 @@ def batch(rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
 
 def train(model: LlamaForCausalLM, steps: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.1)
     begin = time.perf_counter()
     for step in range(steps):
         ids, told = batch(rng)
         logits = model(ids[:, :-1]).logits
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         told = told[:, 1:]
-        loss = losses[told].mean() + 0.02 * losses[~told].mean()
+        loss = losses[told].mean() + 0.1 * losses[~told].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -119,7 +119,7 @@ def train(model: LlamaForCausalLM, steps: int, seed: int) -> None:
 
 @click.command(help=__doc__)
 @click.option("--out", type=click.Path(path_type=Path), default=OUT, show_default=True)
-@click.option("--steps", default=3000, show_default=True)
+@click.option("--steps", default=3500, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 def main(out: Path, steps: int, seed: int, threads: int) -> None:

@@ -58,9 +58,7 @@ T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layer
 
 
 def _family(name: str, config_class: Any, options: dict[str, Any], *traits: str, pairs: bool = False) -> Family:
-    return Family(
-        name=name, config=lambda: config_class(**options), traits=frozenset(traits), pairs=pairs
-    )
+    return Family(name=name, config=lambda: config_class(**options), traits=frozenset(traits), pairs=pairs)
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -69,15 +67,34 @@ FAMILIES: tuple[Family, ...] = (
     _family("qwen3", tf.Qwen3Config, GQA | {"head_dim": 8}, "gqa"),
     _family("mistral", tf.MistralConfig, GQA | WINDOW, "gqa", "sliding"),
     _family("gemma", tf.GemmaConfig, GQA | {"head_dim": 8}, "gqa"),
-    _family("gemma2", tf.Gemma2Config, GQA | WINDOW | {"head_dim": 8, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 1}, "softcap", "sliding"),
-    _family("gemma3", tf.Gemma3TextConfig, GQA | WINDOW | MIXED | {"head_dim": 8, "query_pre_attn_scalar": 1}, "gqa", "sliding"),
+    _family(
+        "gemma2",
+        tf.Gemma2Config,
+        GQA | WINDOW | {"head_dim": 8, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 1},
+        "softcap",
+        "sliding",
+    ),
+    _family(
+        "gemma3",
+        tf.Gemma3TextConfig,
+        GQA | WINDOW | MIXED | {"head_dim": 8, "query_pre_attn_scalar": 1},
+        "gqa",
+        "sliding",
+    ),
     _family(
         "gpt2",
         tf.GPT2Config,
-        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128,
-         "initializer_range": 0.3, "scale_attn_by_inverse_layer_idx": True},
+        {
+            "vocab_size": VOCABULARY,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 128,
+            "initializer_range": 0.3,
+            "scale_attn_by_inverse_layer_idx": True,
+        },
         "learned_positions",
-    ),  # fmt: skip
+    ),
     _family("gpt_neox", tf.GPTNeoXConfig, BASE),
     _family("phi", tf.PhiConfig, GQA),
     _family("phi3", tf.Phi3Config, GQA | WINDOW, "gqa", "sliding"),
@@ -85,8 +102,10 @@ FAMILIES: tuple[Family, ...] = (
         "gpt_oss",
         tf.GptOssConfig,
         GQA | WINDOW | MIXED | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
-        "sinks", "sliding", "moe",
-    ),  # fmt: skip
+        "sinks",
+        "sliding",
+        "moe",
+    ),
     _family("olmo2", tf.Olmo2Config, GQA, "gqa"),
     _family("cohere", tf.CohereConfig, GQA, "gqa"),
     _family("cohere2", tf.Cohere2Config, GQA | WINDOW | MIXED, "gqa", "sliding"),
@@ -95,26 +114,60 @@ FAMILIES: tuple[Family, ...] = (
         "qwen3_moe",
         tf.Qwen3MoeConfig,
         GQA | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
-        "gqa", "moe",
-    ),  # fmt: skip
+        "gqa",
+        "moe",
+    ),
     _family(
         "deepseek_v3",
         tf.DeepseekV3Config,
-        BASE | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
-                "qk_nope_head_dim": 8, "v_head_dim": 12, "n_routed_experts": 8, "n_group": 2, "topk_group": 1,
-                "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1},
-        "mla", "moe",
-    ),  # fmt: skip
+        BASE
+        | {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 12,
+            "n_routed_experts": 8,
+            "n_group": 2,
+            "topk_group": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "first_k_dense_replace": 1,
+        },
+        "mla",
+        "moe",
+    ),
     _family(
         "opt",
         tf.OPTConfig,
-        {"vocab_size": VOCABULARY, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "word_embed_proj_dim": 32, "max_position_embeddings": 128, "init_std": 0.3},
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "ffn_dim": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "word_embed_proj_dim": 32,
+            "max_position_embeddings": 128,
+            "init_std": 0.3,
+        },
         "learned_positions",
-    ),  # fmt: skip
-    _family("llama4", tf.Llama4TextConfig, GQA | {"head_dim": 8, "intermediate_size_mlp": 48, "attention_chunk_size": 8,
-            "num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": ["chunked_attention", "full_attention"]},
-            "chunked", "moe"),  # fmt: skip
+    ),
+    _family(
+        "llama4",
+        tf.Llama4TextConfig,
+        GQA
+        | {
+            "head_dim": 8,
+            "intermediate_size_mlp": 48,
+            "attention_chunk_size": 8,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "layer_types": ["chunked_attention", "full_attention"],
+        },
+        "chunked",
+        "moe",
+    ),
     _family("granite", tf.GraniteConfig, GQA | {"attention_multiplier": 0.3}, "gqa"),
     _family("stablelm", tf.StableLmConfig, GQA, "gqa"),
     _family("starcoder2", tf.Starcoder2Config, GQA | WINDOW, "gqa", "sliding"),
@@ -128,16 +181,23 @@ FAMILIES: tuple[Family, ...] = (
     _family(
         "distilbert",
         tf.DistilBertConfig,
-        {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48,
-         "max_position_embeddings": 128, "initializer_range": 0.3},
+        {
+            "vocab_size": VOCABULARY,
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 48,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.3,
+        },
         "learned_positions",
-    ),  # fmt: skip
+    ),
     _family(
         "modernbert",
         tf.ModernBertConfig,
         BASE | {"num_hidden_layers": 4, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2},
         "sliding",
-    ),  # fmt: skip
+    ),
     _family("bart", tf.BartConfig, BART, pairs=True),
     _family("mbart", tf.MBartConfig, BART, pairs=True),
     _family("marian", tf.MarianConfig, BART, pairs=True),
@@ -187,7 +247,11 @@ def eager_attention(model: PreTrainedModel, document: Any) -> dict[str, list[tor
                 output_attentions=True,
                 use_cache=False,
             )
-            found = {"encoder": out.encoder_attentions, "decoder": out.decoder_attentions, "cross": out.cross_attentions}
+            found = {
+                "encoder": out.encoder_attentions,
+                "decoder": out.decoder_attentions,
+                "cross": out.cross_attentions,
+            }
         else:
             out = model(input_ids=torch.tensor([document]), output_attentions=True, use_cache=False)
             found = {"self": out.attentions}

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import attlas
 from attlas.engine.statistics import statistic_names
-from attlas.errors import InputError, NotFiniteError, StoreExistsError, TierError
+from attlas.errors import InputError, NotFiniteError, StoreExistsError, TierError, UnsupportedModelError
 from tests import families, oracle
 from tests.families import BY_NAME, FAMILIES, Family, build_model, documents, eager_attention
 
@@ -55,9 +55,7 @@ def test_every_tier_equals_eager_attention(family: Family) -> None:
             _check_statistics(pages, kind, eager, document, has_sinks="sinks" in family.traits)
 
 
-def _check_statistics(
-    pages: dict[str, xr.Dataset], kind: str, eager: Any, document: Any, *, has_sinks: bool
-) -> None:
+def _check_statistics(pages: dict[str, xr.Dataset], kind: str, eager: Any, document: Any, *, has_sinks: bool) -> None:
     queries, keys = {
         "self": (document, document),
         "encoder": (document[0], document[0]),
@@ -152,7 +150,7 @@ def test_gguf_is_loaded_as_it_is(smollm2_gguf: Path, smollm2: Path) -> None:
 
 def test_bfloat16_is_kept_exactly() -> None:
     family = BY_NAME["llama"]
-    model = build_model(family).to(torch.bfloat16)
+    model = build_model(family).bfloat16()
     atlas = attlas.capture(model, documents(family), "memory://bf16", overwrite=True)
     rows = atlas.rows("self", 0)
     heads, tokens = np.arange(4), np.arange(rows.queries)
@@ -192,9 +190,9 @@ def test_infinite_scores_are_named() -> None:
     family = BY_NAME["llama"]
     model = build_model(family)
     with torch.no_grad():
-        model.get_submodule("layers.0.self_attn.q_proj").weight.mul_(1e25)  # type: ignore[union-attr, operator]
-        model.get_submodule("layers.0.self_attn.k_proj").weight.mul_(1e25)  # type: ignore[union-attr, operator]
-    with pytest.raises((NotFiniteError, attlas.errors.UnsupportedModelError)):  # type: ignore[attr-defined]
+        for name in ("q_proj", "k_proj"):
+            model.get_parameter(f"layers.0.self_attn.{name}.weight").mul_(1e25)
+    with pytest.raises((NotFiniteError, UnsupportedModelError)):
         attlas.capture(model, documents(family), "memory://overflow", overwrite=True)
 
 

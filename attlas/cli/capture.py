@@ -45,7 +45,9 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--resume", is_flag=True, help="Go on with a store that the same command began.")
 @click.option("--overwrite", is_flag=True, help="Replace the atlas that lies there.")
-@click.option("--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL.")
+@click.option(
+    "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @reports_errors
 def command(model: str, inputs: tuple[str, ...], store: str, as_json: bool, **options: Any) -> None:
@@ -93,7 +95,9 @@ def summary(atlas: Any, store: str, seconds: float, storage_options: dict[str, s
         "kinds": {k: {"layers": len(atlas.layers(k)), "heads": len(atlas.root[f"{k}/head"][...])} for k in atlas.kinds},
         "truncated": [
             str(name)
-            for name, lengths in zip(table["document_id"].values, zip(*(table[c].values for c in cut), strict=True), strict=True)
+            for name, lengths in zip(
+                table["document_id"].values, zip(*(table[c].values for c in cut), strict=True), strict=True
+            )
             if any(lengths)
         ],
         "bytes": store_bytes(store, storage_options=storage_options),
@@ -116,7 +120,9 @@ def _show(told: dict[str, Any]) -> None:
     table.add_row("documents", f"{told['documents']:,} with {told['tokens']:,} tokens")
     if told["truncated"]:
         names = told["truncated"]
-        table.add_row("cut short", f"[yellow]{', '.join(names[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}[/]")
+        table.add_row(
+            "cut short", f"[yellow]{', '.join(names[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}[/]"
+        )
     table.add_row("time", f"{told['capture_seconds']:.1f} s, {told['tokens_per_second']:,.0f} tokens/s")
     table.add_row("peak memory", human_bytes(told["peak_memory_bytes"]))
     out.print(table)

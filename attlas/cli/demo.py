@@ -91,7 +91,7 @@ def _leader(page: Any, statistic: str, rows: Any, baseline: float) -> Leader:
 
 
 def _telling_query(page: Any, induction: Leader) -> tuple[int, int]:
-    """The query whose heaviest key, in the induction head, follows an earlier copy of it most clearly; and that copy."""
+    """The query that looks most clearly at what followed an earlier copy of its token, and where that copy is."""
     ids = page.query_token_id.values
     row = page[["max_weight", "argmax_key", "induction_weight"]].sel(layer=induction.layer, head=induction.head).load()
     copies = np.array([i > 0 and k > 0 and ids[int(k) - 1] == ids[i] for i, k in enumerate(row.argmax_key.values)])
@@ -115,9 +115,7 @@ def _show(page: Any, told: dict[str, Any], previous: Leader, induction: Leader, 
     copy = "".join(label(t, 5) for t in tokens[max(0, earlier - 14) : earlier + 2])
     out.print(f"\nAt position {query} the text reads [bold]{text}[/]")
     out.print(f"and earlier, at {earlier}, it read  [bold]{copy}[/]")
-    out.print(
-        f"so the induction head (layer {induction.layer}, head {induction.head}) looks at what followed then:\n"
-    )
+    out.print(f"so the induction head (layer {induction.layer}, head {induction.head}) looks at what followed then:\n")
     print_row(out, page.attention.sel(layer=induction.layer, head=induction.head).isel(query=query).load())
     out.print("\nOpen it from Python:\n")
     out.print("  import attlas")

@@ -51,10 +51,11 @@ def print_tile(out: Console, tile: Any) -> None:
 
 
 def print_row(out: Console, row: Any, *, most: int = 8) -> None:
-    """row: a DataArray (key,). One line for each of the `most` heaviest keys, in text order, and the rest as a sum."""
+    """row: a DataArray (key,). A line for each of the `most` heaviest keys of 0.001 or more, then the rest as a sum."""
     (key_dim,) = row.dims
     a_K = row.values
-    heaviest = np.sort(np.argsort(-a_K, kind="stable")[:most])
+    heaviest = np.argsort(-a_K, kind="stable")[:most]
+    heaviest = np.sort(heaviest[(a_K[heaviest] >= 0.001) | (np.arange(len(heaviest)) < 3)])
     for j in heaviest:
         weight = float(a_K[j])
         bar = "█" * round(weight * BAR) or "▏"

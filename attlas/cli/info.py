@@ -19,7 +19,9 @@ STATES = ("pending", "committed", "failed")
 
 @click.command("info")
 @click.argument("store")
-@click.option("--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL.")
+@click.option(
+    "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @reports_errors
 def command(store: str, storage_options: dict[str, str] | None, as_json: bool) -> None:
@@ -92,7 +94,8 @@ def _show(told: dict[str, Any]) -> None:
     grid.add_column()
     grid.add_row("atlas", f"[bold]{told['store']}[/]  {human_bytes(told['bytes'])}, {told['schema']}")
     grid.add_row(
-        "model", f"{model['name']}  {model['model_class']}, {human_count(model['parameters'])} parameters, {model['dtype']}"
+        "model",
+        f"{model['name']}  {model['model_class']}, {human_count(model['parameters'])} parameters, {model['dtype']}",
     )
     grid.add_row("tier", told["keep"])
     grid.add_row("packs", ", ".join(f"{count} {name}" for name, count in packs.items() if count))

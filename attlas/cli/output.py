@@ -48,9 +48,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
                 raise
             fail(str(error))
         except KeyboardInterrupt:
-            click.echo(
-                "stopped: packs that were committed are kept; the same command with --resume goes on", err=True
-            )
+            click.echo("stopped: packs that were committed are kept; the same command with --resume goes on", err=True)
             raise SystemExit(130) from None
 
     return run
@@ -64,7 +62,13 @@ def human_bytes(count: float) -> str:
     """1,234,567 -> "1.2 MB"; powers of 1000."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 999.5 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}" if count < 999.5 else f"{count:,.0f} {unit}"
+            return (
+                f"{count:.0f} {unit}"
+                if unit == "B"
+                else f"{count:.3g} {unit}"
+                if count < 999.5
+                else f"{count:,.0f} {unit}"
+            )
         count /= 1000
     raise AssertionError
 

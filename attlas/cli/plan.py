@@ -62,7 +62,9 @@ def command(
         return
     out = console()
     out.print(f"[bold]{model}[/]  {shape.model_class}, {human_count(shape.parameters)} parameters, {shape.dtype}")
-    out.print(f"[dim]{len(shape.layers)} attention layers, {heads:,} heads; weights {human_bytes(shape.weight_bytes)}[/]")
+    out.print(
+        f"[dim]{len(shape.layers)} attention layers, {heads:,} heads; weights {human_bytes(shape.weight_bytes)}[/]"
+    )
     out.print(f"[dim]{documents:,} x {tokens:,} tokens, {min(chunk_tokens, tokens):,} a forward pass, one shard[/]\n")
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("tier")

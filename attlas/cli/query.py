@@ -28,9 +28,15 @@ __all__ = ["command"]
 @click.option("--query", "queries", type=INDICES, default="last:12", show_default=True, help="7, 10:20, :50, last:16")
 @click.option("--key", "keys", type=INDICES, default=":", help="As --query. [default: all]")
 @click.option("--kind", type=click.Choice(["self", "encoder", "decoder", "cross"]), help="[default: the first]")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "npy"]), default="table", show_default=True)
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write instead of stdout.")
-@click.option("--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json", "npy"]), default="table", show_default=True
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write instead of stdout."
+)
+@click.option(
+    "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
+)
 @reports_errors
 def command(
     store: str,
@@ -51,12 +57,14 @@ def command(
       attlas query book.zarr --document book --layer 3 --head 5 --query 10:20 --key :50
       attlas query book.zarr --layer -1 --head 0 --query 100 --format csv > row.csv
     """
-    tile = select(store, document, layer, head, queries, keys, kind, storage_options)
+    tile = choose_tile(store, document, layer, head, queries, keys, kind, storage_options)
     if form == "table":
         if output is not None:
             raise click.UsageError("--output goes with --format csv, json or npy")
         out = console()
-        where = f"{tile.attrs['document_id']}, {tile.attrs['kind']} layer {tile.attrs['layer']}, head {tile.attrs['head']}"
+        where = (
+            f"{tile.attrs['document_id']}, {tile.attrs['kind']} layer {tile.attrs['layer']}, head {tile.attrs['head']}"
+        )
         out.print(f"[dim]{where}: weight of each key (across) for each query (down)[/]")
         print_tile(out, tile)
     elif form == "npy":
@@ -71,7 +79,7 @@ def command(
             print_json(_json(tile))
 
 
-def select(
+def choose_tile(
     store: str,
     document: str | None,
     layer: int,
@@ -169,4 +177,4 @@ def _write_npy(values: Any, output: Path | None) -> None:
     elif sys.stdout.isatty():
         raise click.UsageError("--format npy is binary: give --output FILE, or redirect it")
     else:
-        click.get_binary_stream("stdout").write(buffer.getvalue())
+        sys.stdout.buffer.write(buffer.getvalue())

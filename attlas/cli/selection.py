@@ -7,7 +7,7 @@ import click
 __all__ = ["INDICES", "LAYERS", "Indices", "Layers"]
 
 
-class Layers(click.ParamType):
+class Layers(click.ParamType[list[int]]):
     """`0,4:8,-1` -> [0, 4, 5, 6, 7, -1]; a range leaves its end out, as in Python."""
 
     name = "layers"
@@ -31,7 +31,7 @@ class Layers(click.ParamType):
         return chosen
 
 
-class Indices(click.ParamType):
+class Indices(click.ParamType[slice]):
     """`7` -> slice(7, 8); `10:20`, `:50`, `::4` -> a slice; `last:16` -> slice(-16, None)."""
 
     name = "range"
@@ -49,8 +49,8 @@ class Indices(click.ParamType):
             if 2 <= len(parts) <= 3:
                 return slice(*parts)
         except ValueError:
-            pass
-        self.fail(f"{text!r} is no range: write 7, 10:20, :50 or last:16", param, ctx)
+            self.fail(f"{text!r} is no range: write 7, 10:20, :50 or last:16", param, ctx)
+        return self.fail(f"{text!r} is no range: write 7, 10:20, :50 or last:16", param, ctx)
 
 
 LAYERS = Layers()

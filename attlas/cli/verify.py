@@ -15,7 +15,9 @@ __all__ = ["command"]
 @click.argument("store")
 @click.option("--rows", default=64, show_default=True, help="Rows sampled of each kind and layer.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL.")
+@click.option(
+    "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @reports_errors
 def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | None, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ class Pack:
     document_start: Mapping[str, tuple[int, ...]]
 
 
-def plan_packs(lengths: list[Mapping[str, int]], *, pack_tokens: int, block: int) -> tuple[Pack, ...]:
+def plan_packs(lengths: Sequence[Mapping[str, int]], *, pack_tokens: int, block: int) -> tuple[Pack, ...]:
     """Put documents into packs, in the user's order, each pack as full as `pack_tokens` allows.
 
     lengths: for each document its length on every axis. pack_tokens: the most tokens, over all axes, in a pack; a

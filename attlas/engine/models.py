@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from attlas.engine.support import check_supported
@@ -151,7 +158,9 @@ def _load(name: str, where: dict[str, Any], *, dtype: str, device: str) -> PreTr
             + (f" and {len(what) - 3} more" if len(what) > 3 else "")
             + "): they would be random; give a complete checkpoint"
         )
-    return _base(model).to(device)
+    model = _base(model)
+    torch.nn.Module.to(model, device)  # transformers' own `to` is typed for its models alone
+    return model
 
 
 @contextmanager

@@ -34,6 +34,7 @@ def lazy_position_bias(model: nn.Module) -> Iterator[None]:
     """
     changed: list[tuple[Any, bool]] = []
     try:
+        module: Any
         for module in model.modules():
             if hasattr(module, "has_relative_attention_bias") and callable(getattr(module, "compute_bias", None)):
                 lazy = LazyBias(bias_table(module) if module.has_relative_attention_bias else None)

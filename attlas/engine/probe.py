@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from attlas.engine.interface import AttentionCall, listening
@@ -202,5 +201,3 @@ def _number_layers(calls: list[LayerLayout]) -> tuple[LayerLayout, ...]:
         numbered += [replace(call, layer=index) for call, index in zip(same, indices, strict=True)]
     place = {id(call.rule): order for order, call in enumerate(calls)}
     return tuple(sorted(numbered, key=lambda call: place[id(call.rule)]))
-
-

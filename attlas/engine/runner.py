@@ -311,9 +311,7 @@ def _intervals(
     return first_N + start_N, first_N + stop_N
 
 
-def _facts(
-    layout: LayerLayout, query_axis: AxisTokens, key_axis: AxisTokens, rows: slice, keys: int
-) -> TokenFacts:
+def _facts(layout: LayerLayout, query_axis: AxisTokens, key_axis: AxisTokens, rows: slice, keys: int) -> TokenFacts:
     same_axis = query_axis is key_axis
     return TokenFacts(
         first_N=query_axis.first_T[rows] if same_axis else np.zeros(rows.stop - rows.start, dtype=np.int64),

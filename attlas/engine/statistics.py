@@ -24,7 +24,7 @@ HISTOGRAM_BINS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistic:
-    """One row statistic. `same_axis` statistics relate a query to keys on its own token axis: not for cross-attention."""
+    """One row statistic. `same_axis`: it relates a query to keys on its own token axis, which cross-attention lacks."""
 
     name: str
     definition: str

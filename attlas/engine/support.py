@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -40,7 +42,7 @@ def check_supported(model: PreTrainedModel) -> None:
 
 def interface_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Qualified name -> module, for every module whose own forward dispatches to the attention interface."""
-    return {name: module for name, module in model.named_modules() if _dispatches(type(module))}
+    return {name: module for name, module in model.named_modules() if _dispatches(type(module).forward)}
 
 
 def _foreign_attention(model: nn.Module, ours: set[str]) -> list[str]:
@@ -50,16 +52,14 @@ def _foreign_attention(model: nn.Module, ours: set[str]) -> list[str]:
         for name, module in model.named_modules()
         if "attention" in type(module).__name__.lower()
         and any(True for _ in module.parameters())
-        and not any(
-            name == other or other.startswith(f"{name}.") or name.startswith(f"{other}.") for other in ours
-        )
+        and not any(name == other or other.startswith(f"{name}.") or name.startswith(f"{other}.") for other in ours)
     ]
 
 
 @cache
-def _dispatches(module_class: type[nn.Module]) -> bool:
+def _dispatches(forward: Callable[..., Any]) -> bool:
     try:
-        source = inspect.getsource(module_class.forward)
+        source = inspect.getsource(forward)
     except (OSError, TypeError):  # built without source, as torch's own containers may be: it dispatches to nothing
         return False
     return "ALL_ATTENTION_FUNCTIONS" in source

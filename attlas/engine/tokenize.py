@@ -93,9 +93,7 @@ def _document(
 def _side(
     name: str, side: Any, loaded: LoadedModel, is_target: bool, max_tokens: int | None, limit: int | None
 ) -> Tokens:
-    tokens = (
-        _tokenised(name, side, loaded, is_target) if isinstance(side, str) else _given(name, side, loaded)
-    )
+    tokens = _tokenised(name, side, loaded, is_target) if isinstance(side, str) else _given(name, side, loaded)
     whole = len(tokens)
     if max_tokens is not None and whole > max_tokens:
         tokens = _cut(tokens, max_tokens, ends_special=isinstance(side, str) and not is_target)
@@ -138,9 +136,7 @@ def _given(name: str, ids: Any, loaded: LoadedModel) -> Tokens:
         )
     array = array.astype(np.int32)
     special_ids = [] if loaded.tokenizer is None else loaded.tokenizer.all_special_ids
-    return _tokens(
-        array, np.full((len(array), 2), -1, dtype=np.int32), np.isin(array, special_ids), loaded.tokenizer
-    )
+    return _tokens(array, np.full((len(array), 2), -1, dtype=np.int32), np.isin(array, special_ids), loaded.tokenizer)
 
 
 def _tokens(
@@ -157,7 +153,7 @@ def _tokens(
 
 
 def _readable(ids: Any, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:
-    """What each token reads as: its decoded text, or the vocabulary's own string where a token alone decodes to none."""
+    """What each token reads as: its decoded text, or the vocabulary's own string where it decodes to none."""
     if tokenizer is None:
         return tuple(str(i) for i in ids)
     known: dict[int, str] = {}

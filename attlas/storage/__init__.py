@@ -3,9 +3,9 @@
 May import the engine; nothing of actors, analysis or the command line.
 """
 
+from attlas.storage.checks import Check, VerifyReport, verify
 from attlas.storage.reader import Atlas, open_atlas
 from attlas.storage.stores import store_bytes
-from attlas.storage.verify import Check, VerifyReport, verify
 from attlas.storage.writer import AtlasWriter
 
 __all__ = ["Atlas", "AtlasWriter", "Check", "VerifyReport", "open_atlas", "store_bytes", "verify"]

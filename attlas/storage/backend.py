@@ -22,7 +22,7 @@ class AttlasBackend(BackendEntrypoint):
     description = "Open one document's attention from an attlas store"
     open_dataset_parameters = ("filename_or_obj", "drop_variables", "document", "storage_options")
 
-    def open_dataset(  # type: ignore[override]
+    def open_dataset(
         self,
         filename_or_obj: Any,
         *,
@@ -36,7 +36,8 @@ class AttlasBackend(BackendEntrypoint):
             if len(atlas) != 1:
                 raise InputError(f"{filename_or_obj} holds {len(atlas)} documents: name one with document=")
             document = next(iter(atlas))
-        page = xr.Dataset(atlas[document])
+        found = atlas[document]
+        page = xr.Dataset(found.data_vars, found.coords, found.attrs)
         return page if drop_variables is None else page.drop_vars(drop_variables, errors="ignore")
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:

@@ -73,7 +73,7 @@ class DocumentRows:
         return start, stop
 
 
-class LazyArray(BackendArray):  # type: ignore[misc]
+class LazyArray(BackendArray):
     """Base of the lazy arrays: turns xarray's indexing into `compute(one index array for each dimension)`."""
 
     shape: tuple[int, ...]
@@ -113,9 +113,7 @@ class LazyAttention(LazyArray):
                     self._fill(out[i, part, block], int(layer), heads[part], queries[block], keys)
         return out
 
-    def _fill(
-        self, out: NDArray[np.float32], layer: int, heads: Indices, queries: Indices, keys: Indices
-    ) -> None:
+    def _fill(self, out: NDArray[np.float32], layer: int, heads: Indices, queries: Indices, keys: Indices) -> None:
         start_Q, stop_Q = self.rows.intervals(layer, queries)
         seen = np.flatnonzero((keys >= start_Q.min()) & (keys < stop_Q.max()))
         if seen.size == 0:

@@ -80,9 +80,9 @@ class PackWriter:
             shape = (array.shape[1], min(schema.MAP_SHARD, array.shape[2] - begin), array.shape[3])
             rows = self._maps[key] = _MapRows(begin, np.zeros(shape, dtype=array.dtype))
         begin = tile.query_start - rows.start
-        rows.a_HQK[
-            :, begin : begin + tile.a_HQK.shape[1], tile.key_start : tile.key_start + tile.a_HQK.shape[2]
-        ] = tile.a_HQK.numpy()
+        rows.a_HQK[:, begin : begin + tile.a_HQK.shape[1], tile.key_start : tile.key_start + tile.a_HQK.shape[2]] = (
+            tile.a_HQK.numpy()
+        )
         rows.filled = max(rows.filled, begin + tile.a_HQK.shape[1])
 
     def commit(self, *, seconds: float, attempt: int) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from attlas.engine.documents import Document, Pack
 from attlas.engine.layout import KINDS, KindLayout
@@ -83,7 +83,7 @@ class ArraySpec:
         if not self.packed:
             return [Crc32cCodec()]
         size = 1 if self.dtype == "str" else np.dtype(self.dtype).itemsize
-        shuffle = "bitshuffle" if size > 1 else "noshuffle"
+        shuffle = BloscShuffle.bitshuffle if size > 1 else BloscShuffle.noshuffle
         return [BloscCodec(cname="zstd", clevel=1, shuffle=shuffle, typesize=size), Crc32cCodec()]
 
 
@@ -141,9 +141,7 @@ def document_arrays(documents: Sequence[Document], packs: Sequence[Pack]) -> Ite
         )  # fmt: skip
 
 
-def token_arrays(
-    documents: Sequence[Document], packs: Sequence[Pack], axis: str, block: int
-) -> Iterator[ArraySpec]:
+def token_arrays(documents: Sequence[Document], packs: Sequence[Pack], axis: str, block: int) -> Iterator[ArraySpec]:
     """The tokens of one axis, at the places the packs give them; places no document owns hold -1, "" and False."""
     length = axis_length(packs, axis, block)
     ids, position, char_start, char_end = (np.full(length, -1, dtype=np.int32) for _ in range(4))
@@ -167,7 +165,7 @@ def token_arrays(
 def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
     """The commit records. Each pack has chunks of its own, so that records of two packs are never written together."""
     count = len(packs)
-    flags = {"flag_values": [PENDING, COMMITTED, FAILED], "flag_meanings": "pending committed failed"}
+    flags: dict[str, Any] = {"flag_values": [PENDING, COMMITTED, FAILED], "flag_meanings": "pending committed failed"}
     yield _record("state", "int8", count, "the pack counts for readers only once it is committed", **flags)
     yield _record("attempt", "int32", count, "how often the pack was run")
     yield _record("seconds", "float64", count, "time the capture of the pack took", units="s")
@@ -180,7 +178,7 @@ def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
 
 
 def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) -> Iterator[ArraySpec]:
-    """Coordinates, factors and statistics of one kind. One layer x all its heads x a block is a shard, and one write."""
+    """Coordinates, factors and statistics of one kind. A shard, and a write, is one layer x all its heads x a block."""
     path, layers, heads = kind.kind, len(kind.layers), kind.heads
     query_dim, key_dim = token_dim(kind.query_axis), token_dim(kind.key_axis)
     queries, keys = axis_length(packs, kind.query_axis, block), axis_length(packs, kind.key_axis, block)

@@ -35,7 +35,8 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
         return _MEMORY.setdefault(text.removeprefix("memory://"), MemoryStore())
     if "://" in text:
         try:
-            return FsspecStore.from_url(text, storage_options=dict(storage_options or {}))
+            # cached listings would show what another process, or this one, has changed since
+            return FsspecStore.from_url(text, storage_options={"use_listings_cache": False, **(storage_options or {})})
         except (ImportError, ValueError) as error:
             raise InputError(f"cannot open {text}: {error} -- for s3:// install attlas[s3]") from error
     if storage_options:
@@ -64,7 +65,7 @@ def holds_atlas(store: Store) -> bool:
 
 def delete_store(store: Store) -> None:
     """Remove everything in the store, the folder itself included."""
-    sync(store.clear())
+    sync(store.delete_dir(""))
     if isinstance(store, LocalStore):
         shutil.rmtree(store.root, ignore_errors=True)
 

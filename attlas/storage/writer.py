@@ -162,7 +162,9 @@ def _token_ids(
     documents: Sequence[Document], packs: Sequence[Pack], kinds: Sequence[KindLayout], block: int
 ) -> Iterator[schema.ArraySpec]:
     for axis in schema.axes_of([kind.kind for kind in kinds]):
-        yield next(spec for spec in schema.token_arrays(documents, packs, axis, block) if spec.path.endswith("/token_id"))
+        yield next(
+            spec for spec in schema.token_arrays(documents, packs, axis, block) if spec.path.endswith("/token_id")
+        )
 
 
 def _attributes(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import masking_utils
 
 from attlas.engine.masks import LazyMask, lazy_mask, mask_intervals
 from attlas.errors import UnsupportedModelError
-from transformers import masking_utils
 
 
 @pytest.mark.parametrize(
@@ -24,13 +26,15 @@ from transformers import masking_utils
     ],
 )
 @pytest.mark.parametrize("length", [1, 2, 8, 33, 130])
-def test_transformers_masks(mask_function: object, length: int) -> None:
+def test_transformers_masks(mask_function: Any, length: int) -> None:
     positions = torch.arange(length)
-    dense = LazyMask(mask_function).visible(  # type: ignore[arg-type]
-        positions.repeat_interleave(length), positions.repeat(length)
-    ).reshape(length, length)
+    dense = (
+        LazyMask(mask_function)
+        .visible(positions.repeat_interleave(length), positions.repeat(length))
+        .reshape(length, length)
+    )
     keys = positions.numpy()
-    start, stop = LazyMask(mask_function).intervals(keys, np.full(length, length))  # type: ignore[arg-type]
+    start, stop = LazyMask(mask_function).intervals(keys, np.full(length, length))
     np.testing.assert_array_equal((keys >= start[:, None]) & (keys < stop[:, None]), dense)
 
 

@@ -176,9 +176,7 @@ def _run(
         if gram_HH is not None:
             flat = a_HQK.reshape(heads, -1)
             gram_HH += (flat @ flat.T).double()
-    return out_NHV, RowStatistics(
-        lse_HN=lse_HN, statistics=statistics, histogram_HB=histogram_HB, head_gram_HH=gram_HH
-    )
+    return out_NHV, RowStatistics(lse_HN=lse_HN, statistics=statistics, histogram_HB=histogram_HB, head_gram_HH=gram_HH)
 
 
 def _row_blocks(start_N: Indices, stop_N: Indices, heads: int, itemsize: int) -> Iterator[tuple[int, int]]:

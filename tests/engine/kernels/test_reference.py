@@ -142,9 +142,7 @@ def test_weights_of_any_cells(rule_name: str) -> None:
     expected = brute_force(
         q.double().numpy(), k.double().numpy(), rule, case["start"], case["stop"], case["facts"].own_N
     )
-    lse = row_statistics(
-        q, k, rule, start_N=case["start"], stop_N=case["stop"], facts=case["facts"], names=()
-    ).lse_HN
+    lse = row_statistics(q, k, rule, start_N=case["start"], stop_N=case["stop"], facts=case["facts"], names=()).lse_HN
     rows, keys = np.array([30, 2, 2, 17]), np.array([5, 31, 30, 0, 16, 17])
     got = weights(
         q[:, rows], k[:, keys], lse[:, rows], rule,

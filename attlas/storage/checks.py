@@ -147,7 +147,9 @@ def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
                         problems.append(f"pack {pack} is committed, but {array.path}/{key} is not on disk")
     states = atlas.packs["state"].values
     pending = int((states == schema.PENDING).sum())
-    told = f"{shards:,} shards of {len(_committed(atlas))} committed packs" + (f", {pending} pending" if pending else "")
+    told = f"{shards:,} shards of {len(_committed(atlas))} committed packs" + (
+        f", {pending} pending" if pending else ""
+    )
     return _check("commit records", told, problems)
 
 
@@ -317,5 +319,3 @@ def _check(name: str, examined: str, problems: list[str]) -> Check:
     if more > 0:
         problems = [*problems[:MOST_PROBLEMS], f"and {more} more"]
     return Check(name=name, examined=examined, problems=tuple(problems))
-
-

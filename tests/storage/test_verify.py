@@ -1,0 +1,74 @@
+"""verify finds each kind of damage, and names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from attlas.storage import AtlasWriter, verify
+from tests.storage.synthetic import synthetic
+
+
+@pytest.fixture
+def atlas(tmp_path: Path) -> Path:
+    made = synthetic()
+    writer = AtlasWriter.create(tmp_path / "atlas.zarr", **made.writing("factors"))
+    for pack in made.packs[:2]:
+        made.write_pack(writer, pack)
+    return tmp_path / "atlas.zarr"
+
+
+def failed(path: Path) -> dict[str, tuple[str, ...]]:
+    return {check.name: check.problems for check in verify(path).checks if not check.passed}
+
+
+def edit(path: Path, array: str) -> Any:
+    return zarr.open_group(path, mode="r+")[array]
+
+
+def test_a_sound_atlas_with_a_pending_pack(atlas: Path) -> None:
+    report = verify(atlas)
+    assert report.passed
+    assert "1 pending" in next(check.examined for check in report.checks if check.name == "commit records")
+
+
+def test_a_flipped_bit_is_a_checksum_error(atlas: Path) -> None:
+    shard = next(path for path in (atlas / "self" / "k" / "c").rglob("*") if path.is_file())
+    raw = bytearray(shard.read_bytes())
+    raw[40] ^= 1
+    shard.write_bytes(raw)
+    assert "self/k" in failed(atlas)["checksums"][0]
+
+
+def test_a_missing_shard(atlas: Path) -> None:
+    (atlas / "self" / "q" / "c" / "1" / "0" / "0" / "0").unlink()
+    problems = failed(atlas)
+    assert "self/q/c/1/0/0/0 is not on disk" in problems["commit records"][0]
+
+
+def test_values_that_are_not_finite(atlas: Path) -> None:
+    array = edit(atlas, "self/q")
+    array[1, 2, 3, 4] = np.inf
+    assert "document 'doc-0', self layer 1: q has values that are not finite" in failed(atlas)["values"]
+
+
+def test_rows_that_do_not_sum_to_one(atlas: Path) -> None:
+    array = edit(atlas, "self/log_sum_exp")
+    array[0, 1, :] = np.asarray(array[0, 1, :]) + 0.01
+    assert "head 1" in failed(atlas)["row sums"][0]
+
+
+def test_an_interval_outside_its_document(atlas: Path) -> None:
+    edit(atlas, "self/key_stop")[0, 3] = 5_000
+    assert "points outside" in failed(atlas)["values"][0]
+
+
+def test_a_missing_array(atlas: Path) -> None:
+    group = zarr.open_group(atlas, mode="r+", use_consolidated=False)
+    del group["self/log_sum_exp"]
+    zarr.consolidate_metadata(group.store)
+    assert failed(atlas) == {"arrays": ("self/log_sum_exp is missing",)}
