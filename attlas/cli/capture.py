@@ -92,7 +92,7 @@ def summary(atlas: Any, store: str, seconds: float, storage_options: dict[str, s
         "keep": atlas.keep,
         "documents": len(atlas),
         "tokens": tokens,
-        "kinds": {k: {"layers": len(atlas.layers(k)), "heads": len(atlas.root[f"{k}/head"][...])} for k in atlas.kinds},
+        "kinds": {k: {"layers": len(atlas.layers(k)), "heads": len(atlas.column(f"{k}/head"))} for k in atlas.kinds},
         "truncated": [
             str(name)
             for name, lengths in zip(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import numpy as np
 from rich.table import Table
 
 from attlas.cli.capture import storage_option
@@ -50,8 +49,8 @@ def _describe(store: str, storage_options: dict[str, str] | None) -> dict[str, A
         q = atlas.root.get(f"{kind}/q")
         kinds[kind] = {
             "layers": list(atlas.layers(kind)),
-            "heads": len(np.asarray(atlas.root[f"{kind}/head"][...])),  # type: ignore[index]
-            "kv_heads": len(np.asarray(atlas.root[f"{kind}/kv_head"][...])),  # type: ignore[index]
+            "heads": len(atlas.column(f"{kind}/head")),
+            "kv_heads": len(atlas.column(f"{kind}/kv_head")),
             "features": None if q is None else int(q.shape[-1]),  # type: ignore[union-attr]
             "dtype": None if q is None else q.attrs["attlas_dtype"],
             "scaling": sorted({float(rule["scaling"]) for rule in rules.values()}),

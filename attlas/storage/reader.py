@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,11 @@ class Atlas(Mapping[str, xr.Dataset]):
     def __init__(self, root: zarr.Group, name: str) -> None:
         self.root, self.name = root, name
         self.attrs: dict[str, Any] = dict(root.attrs)
-        self._ids: list[str] = [str(i) for i in _values(root, "documents/document_id")]
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._ids: list[str] = [str(i) for i in self.column("documents/document_id")]
         self._index = {document: i for i, document in enumerate(self._ids)}
-        self._pack = _values(root, "documents/pack")
-        self._committed = _values(root, "packs/state") == schema.COMMITTED
+        self._pack = self.column("documents/pack")
+        self._committed = self.column("packs/state") == schema.COMMITTED
 
     @property
     def keep(self) -> str:
@@ -92,20 +94,25 @@ class Atlas(Mapping[str, xr.Dataset]):
     def model(self) -> dict[str, Any]:
         return dict(self.attrs["model"])
 
-    @property
+    def column(self, path: str) -> NDArray[Any]:
+        """A small array of the store by its path, such as "self/layer", read once for as long as the atlas is open."""
+        if path not in self._columns:
+            self._columns[path] = np.asarray(self.root[path][...])  # type: ignore[index]
+        return self._columns[path]
+
+    @cached_property
     def documents(self) -> xr.Dataset:
         """One row a document, committed or not: id, sizes, pack, truncated_from, state."""
         table = _table(self.root, "documents", "document")
-        state = _values(self.root, "packs/state")[self._pack]
-        return table.assign(state=("document", state))
+        return table.assign(state=("document", self.column("packs/state")[self._pack]))
 
-    @property
+    @cached_property
     def packs(self) -> xr.Dataset:
         """The commit records: state (0 pending, 1 committed, 2 failed), attempt, seconds, bytes, token ranges."""
         return _table(self.root, "packs", "pack")
 
     def layers(self, kind: str) -> tuple[int, ...]:
-        return tuple(int(i) for i in _values(self.root, f"{kind}/layer"))
+        return tuple(int(i) for i in self.column(f"{kind}/layer"))
 
     def __iter__(self) -> Iterator[str]:
         return (document for i, document in enumerate(self._ids) if self._committed[self._pack[i]])
@@ -132,7 +139,7 @@ class Atlas(Mapping[str, xr.Dataset]):
         lines.append(f"tier       {self.keep}")
         lines.append(f"documents  {len(self)} of {len(self._ids)} committed: {_some(self._ids)}")
         for kind in self.kinds:
-            heads = len(_values(self.root, f"{kind}/head"))
+            heads = len(self.column(f"{kind}/head"))
             lines.append(f"{kind:<10} {len(self.layers(kind))} layers x {heads} heads")
         return "\n".join(lines)
 
@@ -142,8 +149,8 @@ class Atlas(Mapping[str, xr.Dataset]):
         place = {}
         for axis in {query_axis, key_axis}:
             prefix = schema.axis_prefix(axis)
-            start = int(_values(self.root, f"documents/{prefix}token_start")[index])
-            place[axis] = (start, int(_values(self.root, f"documents/{prefix}row_size")[index]))
+            start = int(self.column(f"documents/{prefix}token_start")[index])
+            place[axis] = (start, int(self.column(f"documents/{prefix}row_size")[index]))
         return DocumentRows(
             self.root,
             kind,
@@ -152,8 +159,8 @@ class Atlas(Mapping[str, xr.Dataset]):
             place[query_axis][1],
             place[key_axis][1],
             self.layers(kind),
-            len(_values(self.root, f"{kind}/head")),
-            len(_values(self.root, f"{kind}/kv_head")),
+            len(self.column(f"{kind}/head")),
+            len(self.column(f"{kind}/kv_head")),
             query_axis == key_axis,
         )
 
@@ -173,7 +180,7 @@ def _page(atlas: Atlas, document: str, index: int) -> Page:
             )
         }
         coordinates[layer] = xr.Variable(layer, list(rows.layers), {"long_name": "the model's layer index"})
-        coordinates[head] = xr.Variable(head, _values(atlas.root, f"{kind}/head"), {"long_name": "head index"})
+        coordinates[head] = xr.Variable(head, atlas.column(f"{kind}/head"), {"long_name": "head index"})
         for dim, columns in tokens.items():
             size = len(columns["token"])
             coordinates[dim] = xr.Variable(dim, np.arange(size), {"long_name": "place in the document"})
@@ -247,10 +254,6 @@ def _table(root: zarr.Group, path: str, dim: str) -> xr.Dataset:
     return xr.Dataset(
         {name: (dim, np.asarray(array[...]), dict(array.attrs)) for name, array in sorted(group.arrays())}
     )
-
-
-def _values(root: zarr.Group, path: str) -> NDArray[Any]:
-    return np.asarray(root[path][...])  # type: ignore[index]
 
 
 def _some(ids: list[str]) -> str:
