@@ -23,7 +23,7 @@ class Family:
     pairs: bool = False
 
 
-BASE = {
+BASE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -38,7 +38,7 @@ BASE = {
 GQA = BASE | {"num_key_value_heads": 2}
 WINDOW = {"sliding_window": 8}
 MIXED = {"layer_types": ["sliding_attention", "full_attention"]}
-BART = {
+BART: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "d_model": 32,
     "encoder_layers": 2,
@@ -54,7 +54,7 @@ BART = {
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
 }
-T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+T5: dict[str, Any] = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
 
 
 def _family(name: str, config_class: Any, options: dict[str, Any], *traits: str, pairs: bool = False) -> Family:

@@ -53,7 +53,8 @@ def test_text_spans_and_special_tokens(demo: LoadedModel) -> None:
 
 
 def test_ids_are_taken_as_they_are(demo: LoadedModel) -> None:
-    one, two = make_documents([[1, 2, 3], np.array([4, 5])], demo, ids=["x", "y"])
+    mixed: list[Any] = [[1, 2, 3], np.array([4, 5])]
+    one, two = make_documents(mixed, demo, ids=["x", "y"])
     assert (one.id, one.tokens["text"].ids.tolist()) == ("x", [1, 2, 3])
     assert two.tokens["text"].ids.dtype == np.int32
     (single,) = make_documents([7, 8, 9], demo)

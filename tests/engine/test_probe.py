@@ -74,7 +74,7 @@ def test_families_with_attention_of_their_own_are_refused(config: Any) -> None:
 
 def test_a_layer_that_does_not_fire_is_noticed() -> None:
     model = build_model(BY_NAME["llama"])
-    model.extra = type(model.get_submodule("layers.0.self_attn"))(model.config, layer_idx=2)  # type: ignore[operator]
+    model.extra = type(model.get_submodule("layers.0.self_attn"))(model.config, layer_idx=2)
     with pytest.raises(MissingAttentionError, match=r"1 of 3 attention layers took no part.*extra"):
         probe(model)
 
@@ -92,7 +92,7 @@ def test_attention_that_does_more_than_the_rule_says_is_refused(monkeypatch: pyt
 
 
 def test_an_unknown_argument_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    attention = modeling_llama.LlamaAttention.forward
+    attention: Any = modeling_llama.LlamaAttention.forward
 
     def with_argument(self: Any, *args: Any, **kwargs: Any) -> Any:
         return attention(self, *args, **kwargs, indices=torch.zeros(1))
