@@ -18,6 +18,7 @@ from attlas.engine.runner import KEEPS, ShardRunner
 from attlas.engine.tokenize import Text, make_documents
 from attlas.errors import InputError
 from attlas.storage import Atlas, AtlasWriter, open_atlas
+from attlas.storage.stores import is_empty, open_store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,7 +88,8 @@ def capture(
         or "maps" (factors, and the weights themselves in `map_dtype`).
     layers: the model's layer indices, negative ones from the end; all by default.
     max_tokens: cut longer documents, which is recorded. chunk_tokens: query tokens in a forward pass.
-    overwrite, resume: what to do where the store holds an atlas: replace it, or add the packs it lacks.
+    overwrite, resume: what to do where the store holds an atlas: replace it, or add the packs it lacks. Resuming
+        what was never begun begins it.
 
     Raises InputError, UnsupportedModelError, StoreExistsError before anything is written; NotFiniteError while running,
     with all packs committed before it kept. A store this call made and committed nothing to is removed again.
@@ -111,9 +113,10 @@ def capture(
         "map_dtype": map_dtype,
         "storage_options": storage_options,
     }
-    writer = (
-        AtlasWriter.reopen(store, **writing) if resume else AtlasWriter.create(store, overwrite=overwrite, **writing)
-    )
+    if resume and not is_empty(open_store(store, storage_options=storage_options)):
+        writer = AtlasWriter.reopen(store, **writing)
+    else:
+        writer = AtlasWriter.create(store, overwrite=overwrite, **writing)
     with _removed_if_nothing_committed(writer):
         _run(loaded, plan, writer, keep, progress)
     return open_atlas(store, storage_options=storage_options)

@@ -228,7 +228,7 @@ def test_resume_adds_only_what_is_missing(tmp_path: Path) -> None:
     model = build_model(family)
     inputs = documents(family, lengths=(60, 70, 80))
     store = tmp_path / "atlas.zarr"
-    attlas.capture(model, inputs, store)
+    attlas.capture(model, inputs, store, resume=True)  # nothing is there yet: it begins
     with pytest.raises(StoreExistsError, match="--resume"):
         attlas.capture(model, inputs, store)
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}

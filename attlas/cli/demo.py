@@ -23,6 +23,7 @@ TEXT = (
     "Once more: Xq7 vRt-90z lkW;pE# mYb2."
 )
 DOCUMENT = "demo"
+CONTEXT = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +92,21 @@ def _leader(page: Any, statistic: str, rows: Any, baseline: float) -> Leader:
 
 
 def _telling_query(page: Any, induction: Leader) -> tuple[int, int]:
-    """The query that looks most clearly at what followed an earlier copy of its token, and where that copy is."""
+    """A query that looks at what followed an earlier copy of its token, and where that copy is.
+
+    Of the queries that give the head's most to such a key, the one whose text repeats for longest.
+    """
     ids = page.query_token_id.values
-    row = page[["max_weight", "argmax_key", "induction_weight"]].sel(layer=induction.layer, head=induction.head).load()
-    copies = np.array([i > 0 and k > 0 and ids[int(k) - 1] == ids[i] for i, k in enumerate(row.argmax_key.values)])
-    query = int(np.argmax(np.where(copies, row.max_weight.values, -1)))
-    return query, int(row.argmax_key.values[query]) - 1
+    row = page[["max_weight", "argmax_key"]].sel(layer=induction.layer, head=induction.head).load()
+    best = (0.0, 0, 0, 0)
+    for query, (weight, key) in enumerate(zip(row.max_weight.values, row.argmax_key.values.astype(int), strict=True)):
+        earlier = int(key) - 1
+        length = 0
+        while length <= min(earlier, CONTEXT) and ids[earlier - length] == ids[query - length]:
+            length += 1
+        if 0 <= earlier < query and length:
+            best = max(best, (round(float(weight), 1), length, query, earlier))
+    return best[2], best[3]
 
 
 def _show(page: Any, told: dict[str, Any], previous: Leader, induction: Leader, query: int, earlier: int) -> None:
@@ -111,8 +121,8 @@ def _show(page: Any, told: dict[str, Any], previous: Leader, induction: Leader, 
         place = f"layer {found.layer}, head {found.head}"
         out.print(f"[bold]{name:<24}[/]  {place:<16}  {found.score:5.2f}   [dim]{found.baseline:5.2f}[/]")
     tokens = [str(t) for t in page.query_token.values]
-    text = "".join(label(t, 5) for t in tokens[max(0, query - 14) : query + 1])
-    copy = "".join(label(t, 5) for t in tokens[max(0, earlier - 14) : earlier + 2])
+    text = "".join(label(t, 5) for t in tokens[max(0, query - CONTEXT) : query + 1])
+    copy = "".join(label(t, 5) for t in tokens[max(0, earlier - CONTEXT) : earlier + 2])
     out.print(f"\nAt position {query} the text reads [bold]{text}[/]")
     out.print(f"and earlier, at {earlier}, it read  [bold]{copy}[/]")
     out.print(f"so the induction head (layer {induction.layer}, head {induction.head}) looks at what followed then:\n")

@@ -48,7 +48,10 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
                 raise
             fail(str(error))
         except KeyboardInterrupt:
-            click.echo("stopped: packs that were committed are kept; the same command with --resume goes on", err=True)
+            click.echo(
+                "stopped: packs that were committed are kept; the same command with --resume goes on from there",
+                err=True,
+            )
             raise SystemExit(130) from None
 
     return run

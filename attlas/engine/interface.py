@@ -48,7 +48,7 @@ class AttentionCall:
     """One layer's attention as the model asks for it.
 
     q_HND, k_GMD, v_GMV: after rotary and normalisation. mask: a LazyMask, or None where the model wants none.
-    causal: with no mask, whether a query sees no later key. window: the sliding window named beside a missing mask.
+    causal: with no mask, whether a query sees no later key.
     """
 
     module: nn.Module

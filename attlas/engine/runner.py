@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from attlas.engine.blocks import LayerBlock, MapTile, Sink
 from attlas.engine.finite import check_finite
 from attlas.engine.interface import AttentionCall, listening
+from attlas.engine.kernels import sdpa
 from attlas.engine.kernels.reference import Attended, TokenFacts, attend, weights
 from attlas.engine.layout import KINDS, LayerLayout, ModelLayout
 from attlas.engine.passage import AxisTokens, Passage
@@ -131,18 +132,21 @@ class _PassageRows:
         measure = keep_rows and self.runner.keep == "statistics"
         where = _Where(self.runner.document_ids, layout, query_axis, key_axis, rows)
         where.check_factors(call.q_HND, call.k_GMD)
-        attended = attend(
-            call.q_HND,
-            k_GMD,
-            v_GMV,
-            call.rule,
-            start_N=start_N,
-            stop_N=stop_N,
-            facts=facts,
-            names=self._names(layout) if measure else (),
-            histogram=measure,
-            head_gram=measure,
-        )
+        if not measure and sdpa.supports(call.q_HND, v_GMV, call.rule):
+            attended = sdpa.attend(call.q_HND, k_GMD, v_GMV, call.rule, start_N=start_N, stop_N=stop_N)
+        else:
+            attended = attend(
+                call.q_HND,
+                k_GMD,
+                v_GMV,
+                call.rule,
+                start_N=start_N,
+                stop_N=stop_N,
+                facts=facts,
+                names=self._names(layout) if measure else (),
+                histogram=measure,
+                head_gram=measure,
+            )
         where.check_rows(attended.rows.lse_HN)
         if keep_rows:
             self.sink.write(self._block(call, layout, query_axis, key_axis, rows, attended, start_N, stop_N, facts))
