@@ -35,7 +35,7 @@ BASE: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-GQA = BASE | {"num_key_value_heads": 2}
+GQA: dict[str, Any] = BASE | {"num_key_value_heads": 2}
 WINDOW = {"sliding_window": 8}
 MIXED = {"layer_types": ["sliding_attention", "full_attention"]}
 BART: dict[str, Any] = {

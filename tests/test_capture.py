@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, T5ForConditionalGeneration
 
 import attlas
 from attlas.engine.statistics import statistic_names
@@ -86,6 +86,18 @@ def test_the_model_is_as_it_was_after_a_capture() -> None:
     assert model.config._attn_implementation == "sdpa"
     assert model.training
     assert not any("compute_bias" in vars(module) for module in model.modules())
+
+
+def test_a_model_with_its_head_is_captured_as_the_model_under_it() -> None:
+    """T5's head has no base model of its own to be found; the others are run without theirs."""
+    family = BY_NAME["t5"]
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(family.config()).eval()  # type: ignore[arg-type]
+    model.set_attn_implementation("eager")
+    inputs = documents(family)
+    page = attlas.capture(model, inputs, "memory://head", overwrite=True)["doc-0"]
+    for kind, layers in eager_attention(model, inputs[0]).items():
+        np.testing.assert_allclose(page[f"{kind}_attention"].values, torch.stack(layers).numpy(), atol=EAGER, rtol=0)
 
 
 TEXT = (

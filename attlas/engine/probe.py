@@ -13,11 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from attlas.engine.blocks import LayerBlock, MapTile
+from attlas.engine.documents import Document, Tokens, plan_packs
 from attlas.engine.interface import AttentionCall, listening
 from attlas.engine.kernels.reference import TokenFacts, attend
 from attlas.engine.layout import KINDS, LayerLayout, ModelLayout
+from attlas.engine.passage import passages
+from attlas.engine.runner import ShardRunner, final_states
 from attlas.engine.support import interface_modules
 from attlas.errors import MissingAttentionError, UnsupportedModelError
 
@@ -40,12 +45,13 @@ def probe(model: PreTrainedModel, *, compare: bool = True) -> ModelLayout:
     inputs = _inputs(model)
     listener = _Listener(model)
     with listening(model, listener):
-        hidden = model(**inputs).last_hidden_state
+        hidden = final_states(model(**inputs))
     listener.check_all_fired()
     if compare:
         _compare_with_eager(model, inputs, hidden)
     layout = ModelLayout(calls=_number_layers(listener.calls), position_offset=None)
-    return replace(layout, position_offset=_position_offset(model, inputs, hidden))
+    told = replace(layout, position_offset=_position_offset(model, inputs, hidden))
+    return told if told.packable and _keeps_documents_apart(model, told) else layout
 
 
 def _inputs(model: PreTrainedModel) -> dict[str, Any]:
@@ -137,7 +143,7 @@ def _compare_with_eager(model: PreTrainedModel, inputs: dict[str, Any], hidden: 
     model.eval()
     try:
         with torch.inference_mode():
-            eager = model(**inputs).last_hidden_state
+            eager = final_states(model(**inputs))
     finally:
         model.train(training)
         model.set_attn_implementation(before)
@@ -162,7 +168,7 @@ def _position_offset(model: PreTrainedModel, inputs: dict[str, Any], hidden: tor
         positions = torch.arange(ids.shape[1], device=ids.device)[None] + offset
         try:
             with listening(model, _Listener(model)):
-                told = model(**inputs, position_ids=positions, attention_mask=torch.ones_like(ids)).last_hidden_state
+                told = final_states(model(**inputs, position_ids=positions, attention_mask=torch.ones_like(ids)))
         except TypeError:  # forward has no such parameter
             return None
         except IndexError:  # past the end of a table of learned positions: not this offset
@@ -179,8 +185,50 @@ def _effect_of_positions(
     """How much the last hidden states change when every token is told the first position; 0 where none listens."""
     ones = torch.ones_like(inputs["input_ids"])
     with listening(model, _Listener(model)):
-        still = model(**inputs, position_ids=positions[:, :1].expand_as(ones), attention_mask=ones).last_hidden_state
+        still = final_states(model(**inputs, position_ids=positions[:, :1].expand_as(ones), attention_mask=ones))
     return _relative_error(still, hidden)
+
+
+def _keeps_documents_apart(model: PreTrainedModel, layout: ModelLayout) -> bool:
+    """Whether a document comes out the same behind another one, and, where it may be chunked, in two chunks.
+
+    Attention keeps to its key intervals; a convolution or a recurrent state beside it would carry one document's, or
+    no chunk's, past into the next.
+    """
+    ids = _inputs(model)["input_ids"][0].cpu().numpy()
+    tokens = [_plain_tokens(part) for part in (ids[:7], ids[7:])]
+    documents = [Document(id=str(i), tokens={"text": part}) for i, part in enumerate(tokens)]
+    lengths = [{"text": len(part)} for part in tokens]
+    (together,) = plan_packs(lengths, pack_tokens=PROBE_TOKENS, block=1)
+    runner = ShardRunner(model, layout, keep="factors", layers={})
+    (packed,) = passages(together, documents, pack_documents=True, chunk_tokens=None)
+    _, alone = passages(together, documents, pack_documents=False, chunk_tokens=None)
+    expected = runner.run(alone, _NoSink())
+    found = [runner.run(packed, _NoSink())[7:]]
+    if layout.chunkable:
+        _, cut = passages(together, documents, pack_documents=False, chunk_tokens=9)
+        found.append(torch.cat([expected[:9], runner.run(cut, _NoSink())]))
+    limit = TOLERANCE[str(model.dtype).removeprefix("torch.")] / 10
+    return all(_relative_error(states, expected) <= limit for states in found)
+
+
+class _NoSink:
+    """Takes what a probe's runs produce, and drops it."""
+
+    def write(self, block: LayerBlock) -> None: ...
+
+    def write_map(self, tile: MapTile) -> None: ...
+
+
+def _plain_tokens(ids: NDArray[np.int64]) -> Tokens:
+    none = np.full(len(ids), -1, dtype=np.int32)
+    return Tokens(
+        ids=ids.astype(np.int32),
+        text=("",) * len(ids),
+        char_start=none,
+        char_end=none,
+        special=np.zeros(len(ids), dtype=np.bool_),
+    )
 
 
 def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

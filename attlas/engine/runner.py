@@ -24,7 +24,7 @@ from attlas.engine.passage import AxisTokens, Passage
 from attlas.engine.statistics import statistic_names
 from attlas.errors import MissingAttentionError, UnsupportedModelError
 
-__all__ = ["KEEPS", "ShardRunner", "forward_inputs"]
+__all__ = ["KEEPS", "ShardRunner", "final_states", "forward_inputs"]
 
 KEEPS = ("statistics", "factors", "maps")
 MAP_ROWS = 512
@@ -67,11 +67,17 @@ class ShardRunner:
             with listening(self.model, rows):
                 output = self.model(**forward_inputs(self.model, self.layout, passage, chunk))
             rows.end()
-            hidden = output.last_hidden_state[0]
+            hidden = final_states(output)[0]
         return hidden
 
     def keeps_layer(self, call: LayerLayout) -> bool:
         return self.layers is None or call.layer in self.layers.get(call.kind, ())
+
+
+def final_states(output: Any) -> torch.Tensor:
+    """What a forward pass ends in, (1, T, width): the last hidden states, or logits where a head hides them."""
+    states = getattr(output, "last_hidden_state", None)
+    return output.logits if states is None else states
 
 
 def forward_inputs(

@@ -28,6 +28,8 @@ def check_supported(model: PreTrainedModel) -> None:
             f"{family} has its own attention code and does not use transformers' attention interface, "
             "so its weights cannot be captured; a family that does (most since 2023) can"
         )
+    if model.main_input_name != "input_ids":
+        raise UnsupportedModelError(f"{family} takes {model.main_input_name}, not text: only text models are captured")
     ours = interface_modules(model)
     if not ours:
         raise UnsupportedModelError(f"{family} has no attention layer that uses transformers' attention interface")

@@ -15,7 +15,7 @@ from attlas.engine.position_bias import bias_table, lazy_position_bias
 from attlas.engine.probe import probe
 from attlas.engine.support import check_supported
 from attlas.errors import MissingAttentionError, UnsupportedModelError
-from tests.families import BASE, BY_NAME, FAMILIES, VOCABULARY, build_model
+from tests.families import BASE, BY_NAME, FAMILIES, GQA, VOCABULARY, build_model
 
 
 def layout(name: str) -> Any:
@@ -70,6 +70,26 @@ def test_families_with_attention_of_their_own_are_refused(config: Any) -> None:
     model = AutoModel.from_config(config)
     with pytest.raises(UnsupportedModelError, match=rf"\({config.model_type}\).*attention interface"):
         check_supported(model)
+
+
+def test_a_model_that_takes_no_text_is_refused() -> None:
+    config = tf.WhisperConfig(
+        vocab_size=VOCABULARY, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, pad_token_id=0,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="takes input_features, not text"):
+        check_supported(AutoModel.from_config(config))
+
+
+def test_layers_that_carry_state_keep_documents_from_being_packed() -> None:
+    """LFM2's convolutions would run one document's end into the next one's beginning."""
+    config = tf.Lfm2Config(**GQA, layer_types=["conv", "full_attention"])
+    torch.manual_seed(0)
+    found = probe(AutoModel.from_config(config).eval())
+    assert [call.layer for call in found.calls] == [1]
+    assert found.position_offset is None
+    assert not found.packable
+    assert not found.chunkable
 
 
 def test_a_layer_that_does_not_fire_is_noticed() -> None:
