@@ -85,6 +85,7 @@ def load_model(
     else:
         name = str(source)
         where = _where(source, revision)
+        load_config(source, revision=revision)  # the smallest file first: what is not there is told once, and early
         found = _tokenizer(tokenizer, where) if tokenizer is None or isinstance(tokenizer, str) else tokenizer
         model = _load(name, where, dtype=dtype, device=device)
     check_supported(model)
