@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +22,20 @@ __all__ = ["Check", "VerifyReport", "verify"]
 
 ROW_SUM_TOLERANCE = 1e-5
 MOST_PROBLEMS = 20
+WORKING_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check: what was looked at, how much of it, and what was found wrong (at most MOST_PROBLEMS lines)."""
+    """One check: what was looked at, how much of it, and what was found wrong (at most MOST_PROBLEMS lines).
+
+    notes: what is worth knowing and not wrong, such as rows of a pack that was never committed.
+    """
 
     name: str
     examined: str
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -60,7 +66,8 @@ def verify(
     """Check an atlas: arrays, commit records, checksums, finite values, key intervals, row sums, maps.
 
     Every chunk of every committed pack is read and its checksum compared; row sums and maps are checked on
-    `sample_rows` seeded rows of each kind and layer. Raises StoreMissingError where there is no atlas.
+    `sample_rows` seeded rows of each kind and layer. Memory: a shard, or WORKING_BYTES of weights. Raises
+    StoreMissingError where there is no atlas.
     """
     atlas = open_atlas(where, storage_options=storage_options)
     checks = []
@@ -112,9 +119,12 @@ def _arrays(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
             if not isinstance(array, zarr.Array):
                 problems.append(f"{kind}/{name} is missing")
                 continue
-            found = array.metadata.dimension_names  # type: ignore[union-attr]
-            if tuple(found or ()) != dims:
+            found = _dims(array)
+            if found != dims:
                 problems.append(f"{kind}/{name} has dims {found}, the schema says {dims}")
+            wanted = _dtype(name, array)
+            if str(array.dtype) != wanted:
+                problems.append(f"{kind}/{name} is {array.dtype}, the schema says {wanted}")
             sizes = {"layer": len(atlas.layers(kind)), **_token_sizes(atlas)}
             problems += [
                 f"{kind}/{name} has {size} along {dim}, expected {sizes[dim]}"
@@ -122,6 +132,16 @@ def _arrays(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
                 if dim in sizes and size != sizes[dim]
             ]
     return _check("arrays", f"{count} arrays against schema {schema.VERSION}", problems)
+
+
+def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
+    return tuple(str(dim) for dim in array.metadata.dimension_names or ())  # type: ignore[union-attr]
+
+
+def _dtype(name: str, array: zarr.Array[Any]) -> str:
+    if name in {"q", "k"}:
+        return schema.stored_dtype(str(array.attrs.get("attlas_dtype")))
+    return "int32" if name in {"key_start", "key_stop"} else "float32"
 
 
 def _token_sizes(atlas: Atlas) -> dict[str, int]:
@@ -135,22 +155,29 @@ def _token_sizes(atlas: Atlas) -> dict[str, int]:
 
 def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
     """Each committed pack has a file for every shard that holds one of its tokens."""
-    problems, shards = [], 0
-    for pack in _committed(atlas):
+    problems, notes, shards = [], [], 0
+    states = atlas.packs["state"].values
+    for pack, state in enumerate(states):
+        stray = 0
         for kind, arrays in _expected(atlas).items():
             for name, dims in arrays.items():
                 array = atlas.root[f"{kind}/{name}"]
                 assert isinstance(array, zarr.Array)
                 for key in _shard_keys(atlas, array, dims, pack):
+                    there = sync(atlas.root.store.exists(f"{array.path}/{key}"))
+                    if state != schema.COMMITTED:
+                        stray += there
+                        continue
                     shards += 1
-                    if not sync(atlas.root.store.exists(f"{array.path}/{key}")):
+                    if not there:
                         problems.append(f"pack {pack} is committed, but {array.path}/{key} is not on disk")
-    states = atlas.packs["state"].values
-    pending = int((states == schema.PENDING).sum())
-    told = f"{shards:,} shards of {len(_committed(atlas))} committed packs" + (
-        f", {pending} pending" if pending else ""
-    )
-    return _check("commit records", told, problems)
+        if stray:
+            notes.append(
+                f"pack {pack} is not committed, and {stray} of its shards are on disk: --resume writes it anew"
+            )
+    pending = int((states != schema.COMMITTED).sum())
+    told = f"{shards:,} shards of {len(states) - pending} committed packs" + (f", {pending} pending" if pending else "")
+    return _check("commit records", told, problems, notes)
 
 
 def _shard_keys(atlas: Atlas, array: zarr.Array[Any], dims: tuple[str, ...], pack: int) -> list[str]:
@@ -173,25 +200,35 @@ def _pack_range(atlas: Atlas, dim: str, pack: int) -> tuple[int, int]:
 
 
 def _checksums(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
-    """Decode every chunk: zarr compares its crc32c while it does."""
+    """Decode every chunk of what is committed, shard by shard: zarr compares its crc32c while it does."""
     problems, read = [], 0
     for path, array in _all_arrays(atlas.root):
-        step = (array.shards or array.chunks)[0]
-        for begin in range(0, array.shape[0], step):
-            for part in _token_parts(array):
-                try:
-                    read += np.asarray(array[(slice(begin, begin + step), *part)]).nbytes
-                except (ValueError, RuntimeError, OSError) as error:
-                    problems.append(f"{path}, from {begin}: {str(error).splitlines()[0]}")
+        for region in _committed_regions(atlas, array):
+            try:
+                read += np.asarray(array[region]).nbytes
+            except (ValueError, RuntimeError, OSError) as error:
+                corner = [part.start for part in region]
+                problems.append(f"{path}, from {corner}: {str(error).splitlines()[0]}")
     return _check("checksums", f"{read / 2**20:,.1f} MiB decoded", problems)
 
 
-def _token_parts(array: zarr.Array[Any]) -> list[tuple[Any, ...]]:
-    """Cut an array's remaining axes along the third, by whole shards, so that a read stays small."""
-    if array.ndim < 3:
-        return [()]
-    size = (array.shards or array.chunks)[2]
-    return [(slice(None), slice(begin, begin + size)) for begin in range(0, array.shape[2], size)]
+def _committed_regions(atlas: Atlas, array: zarr.Array[Any]) -> Iterator[tuple[slice, ...]]:
+    """The shards of an array that hold something of a committed pack; of an array about no pack, all of them."""
+    shape, size = array.shape, array.shards or array.chunks
+    dims, committed = _dims(array), _committed(atlas)
+    ranges: dict[int, list[tuple[int, int]]] = {}
+    if array.path.split("/")[0] in atlas.kinds:
+        for place, dim in enumerate(dims):
+            if dim.endswith("token"):
+                ranges[place] = [_pack_range(atlas, dim, pack) for pack in committed]
+            elif dim == "pack":
+                ranges[place] = [(pack, pack + 1) for pack in committed]
+        if "/maps/" in array.path and array.attrs.get("document_id", next(iter(atlas), None)) not in atlas:
+            return
+    for corner in itertools.product(*(range(0, n, step) for n, step in zip(shape, size, strict=True))):
+        region = tuple(slice(c, min(c + step, n)) for c, step, n in zip(corner, size, shape, strict=True))
+        if all(any(begin < region[i].stop and end > region[i].start for begin, end in r) for i, r in ranges.items()):
+            yield region
 
 
 def _all_arrays(group: zarr.Group) -> list[tuple[str, zarr.Array[Any]]]:
@@ -204,32 +241,73 @@ def _all_arrays(group: zarr.Group) -> list[tuple[str, zarr.Array[Any]]]:
 def _values(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
     """q, k, log-sum-exp and statistics are finite, and key intervals lie in their documents."""
     problems, rows_seen = [], 0
-    for document, kind, rows in _pages(atlas):
-        for layer, index in enumerate(rows.layers):
-            where = f"document {document!r}, {kind} layer {index}"
-            for name, dims in _expected(atlas)[kind].items():
-                array = rows.array(name)
-                at_keys = name == "k"
-                start, size = (rows.key_start, rows.keys) if at_keys else (rows.query_start, rows.queries)
-                token_place = next(i for i, dim in enumerate(dims) if dim.endswith("token"))
-                place: list[Any] = [layer] + [slice(None)] * (array.ndim - 1)
-                place[token_place] = slice(start, start + size)
-                try:
-                    values = np.asarray(array[tuple(place)])
-                except (ValueError, RuntimeError, OSError):
-                    continue  # unreadable chunks are the checksums' to report
-                if not _all_finite(values, array):
-                    problems.append(f"{where}: {name} has values that are not finite")
-                if name in {"key_start", "key_stop"} and (values.min() < 0 or values.max() > rows.keys):
-                    problems.append(f"{where}: {name} points outside the document's {rows.keys} keys")
-            rows_seen += rows.queries * rows.heads
-    return _check("values", f"{rows_seen:,} rows", problems)
+    for pack in _committed(atlas):
+        for kind, arrays in _expected(atlas).items():
+            layers = atlas.layers(kind)
+            for layer, (name, dims) in itertools.product(range(len(layers)), arrays.items()):
+                array = atlas.root[f"{kind}/{name}"]
+                assert isinstance(array, zarr.Array)
+                place = next(i for i, dim in enumerate(dims) if dim.endswith("token"))
+                step = (array.shards or array.chunks)[place]
+                begin, end = _pack_range(atlas, dims[place], pack)
+                for start in range(begin, end, step):
+                    region: list[Any] = [layer] + [slice(None)] * (array.ndim - 1)
+                    region[place] = slice(start, min(start + step, end))
+                    try:
+                        values = np.asarray(array[tuple(region)])
+                    except (ValueError, RuntimeError, OSError):
+                        continue  # unreadable chunks are the checksums' to report
+                    if name == "log_sum_exp":
+                        rows_seen += values.size
+                    for document, what in _wrong(atlas, kind, name, values, start, place - 1):
+                        problems.append(f"document {document!r}, {kind} layer {layers[layer]}: {name} {what}")
+    return _check("values", f"{rows_seen:,} rows", list(dict.fromkeys(problems)))
 
 
-def _all_finite(values: NDArray[Any], array: zarr.Array[Any]) -> bool:
-    if array.attrs.get("attlas_dtype") == "bfloat16":  # all exponent bits set: Inf or NaN
-        return not bool(((values & 0x7F80) == 0x7F80).any())
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+def _wrong(
+    atlas: Atlas, kind: str, name: str, values: NDArray[Any], start: int, place: int
+) -> Iterator[tuple[str, str]]:
+    """(document, what is wrong) for a stretch of one layer's array, whose token axis is at `place`."""
+    layout = atlas.attrs["kinds"][kind]
+    table, prefix = atlas.documents, schema.axis_prefix(layout["key_axis" if name == "k" else "query_axis"])
+    tokens = np.arange(start, start + values.shape[place])
+    if name in {"key_start", "key_stop"}:
+        owner = _owners(table[f"{prefix}token_start"].values, tokens)
+        keys = table[f"{schema.axis_prefix(layout['key_axis'])}row_size"].values[owner]
+        bad = (values < 0) | (values > keys)
+        for document in np.unique(owner[bad]):
+            size = int(table[f"{schema.axis_prefix(layout['key_axis'])}row_size"].values[document])
+            yield str(table["document_id"].values[document]), f"points outside the document's {size} keys"
+        return
+    unsound = _not_finite(values, name, atlas.root[f"{kind}/{name}"].attrs)
+    if unsound.any():
+        at_token = np.asarray(unsound.any(axis=tuple(i for i in range(values.ndim) if i != place)))
+        for document in np.unique(_owners(table[f"{prefix}token_start"].values, tokens[at_token])):
+            yield str(table["document_id"].values[document]), "has values that are not finite"
+
+
+def _owners(token_start: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The document that each token belongs to."""
+    order = np.argsort(token_start, kind="stable")
+    found: NDArray[np.int64] = order[np.searchsorted(token_start[order], tokens, side="right") - 1]
+    return found
+
+
+def _not_finite(values: NDArray[Any], name: str, attributes: Mapping[str, Any]) -> NDArray[np.bool_]:
+    if name in {"q", "k"} and attributes.get("attlas_dtype") == "bfloat16":  # all exponent bits set: Inf or NaN
+        return (values & 0x7F80) == 0x7F80
+    return ~np.isfinite(values)
+
+
+def _weights(
+    rows: DocumentRows, layer: int, queries: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """(heads, a_HQK) of whole rows of weights, as many heads at a time as WORKING_BYTES holds."""
+    attention = LazyAttention(rows)
+    step = max(1, WORKING_BYTES // (4 * len(queries) * rows.keys))
+    for begin in range(0, rows.heads, step):
+        heads = np.arange(begin, min(begin + step, rows.heads))
+        yield heads, attention.compute([np.array([layer]), heads, queries, np.arange(rows.keys)])[0]
 
 
 def _row_sums(atlas: Atlas, rng: np.random.Generator, sample: int) -> Check:
@@ -238,25 +316,23 @@ def _row_sums(atlas: Atlas, rng: np.random.Generator, sample: int) -> Check:
         return _check("row sums", "statistics keep no factors to sum", [])
     problems, seen = [], 0
     for document, kind, rows, layer, queries in _samples(atlas, rng, sample):
-        attention = LazyAttention(rows)
-        heads = np.arange(rows.heads)
+        where = f"document {document!r}, {kind} layer {rows.layers[layer]}"
         try:
-            a_HQK = attention.compute([np.array([layer]), heads, queries, np.arange(rows.keys)])[0]
+            for heads, a_HQK in _weights(rows, layer, queries):
+                expected = np.ones((len(heads), len(queries)))
+                sinks = rows.rule(layer).sink_H
+                if sinks is not None:
+                    expected -= np.exp(sinks[heads][:, None] - rows.lse(layer, heads, queries).numpy())
+                error_HQ = np.abs(a_HQK.sum(2, dtype=np.float64) - expected)
+                seen += error_HQ.size
+                if not error_HQ.max() <= ROW_SUM_TOLERANCE:
+                    head, row = np.unravel_index(int(np.argmax(np.nan_to_num(error_HQ, nan=np.inf))), error_HQ.shape)
+                    problems.append(
+                        f"{where}, head {heads[head]}, query {queries[row]}: "
+                        f"the row sum is off by {error_HQ[head, row]:.1e}"
+                    )
         except (ValueError, RuntimeError, OSError) as error:
-            problems.append(f"document {document!r}, {kind} layer {rows.layers[layer]}: {str(error).splitlines()[0]}")
-            continue
-        expected = np.ones((rows.heads, len(queries)))
-        sinks = rows.rule(layer).sink_H
-        if sinks is not None:
-            expected -= np.exp(sinks[:, None] - rows.lse(layer, heads, queries).numpy())
-        error_HQ = np.abs(a_HQK.sum(2, dtype=np.float64) - expected)
-        seen += error_HQ.size
-        if not error_HQ.max() <= ROW_SUM_TOLERANCE:
-            head, row = np.unravel_index(np.nanargmax(error_HQ), error_HQ.shape)
-            problems.append(
-                f"document {document!r}, {kind} layer {rows.layers[layer]}, head {head}, query {queries[row]}: "
-                f"the row sum is off by {error_HQ[head, row]:.1e}"
-            )
+            problems.append(f"{where}: {str(error).splitlines()[0]}")
     return _check("row sums", f"{seen:,} sampled rows within {ROW_SUM_TOLERANCE:.0e}", problems)
 
 
@@ -265,22 +341,22 @@ def _maps(atlas: Atlas, rng: np.random.Generator, sample: int) -> Check:
     tolerance = 1e-6 if atlas.attrs["map_dtype"] == "float32" else 5e-4
     problems, seen = [], 0
     for document, kind, rows, layer, queries in _samples(atlas, rng, sample):
-        stored = atlas.root[f"{schema.map_group(kind, document)}/attention"]
-        assert isinstance(stored, zarr.Array)
-        try:
-            a_HQK = np.asarray(stored.oindex[layer, :, np.sort(queries)], dtype=np.float32)
-            exact = LazyAttention(rows).compute(
-                [np.array([layer]), np.arange(rows.heads), np.sort(queries), np.arange(rows.keys)]
-            )[0]
-        except (ValueError, RuntimeError, OSError) as error:
-            problems.append(f"document {document!r}, {kind} layer {rows.layers[layer]}: {str(error).splitlines()[0]}")
+        where = f"document {document!r}, {kind} layer {rows.layers[layer]}"
+        path = f"{schema.map_group(kind, document)}/attention"
+        stored = atlas.root.get(path)
+        if not isinstance(stored, zarr.Array):
+            problems.append(f"{where}: {path} is missing")
             continue
-        seen += a_HQK.shape[0] * a_HQK.shape[1]
-        off = float(np.abs(a_HQK - exact).max())
-        if not off <= tolerance:
-            problems.append(
-                f"document {document!r}, {kind} layer {rows.layers[layer]}: the map is off its factors by {off:.1e}"
-            )
+        queries = np.sort(queries)
+        try:
+            for heads, exact in _weights(rows, layer, queries):
+                kept = np.asarray(stored.oindex[layer, slice(int(heads[0]), int(heads[-1]) + 1), queries])
+                seen += exact.shape[0] * exact.shape[1]
+                off = float(np.abs(kept.astype(np.float32) - exact).max())
+                if not off <= tolerance:
+                    problems.append(f"{where}: the map is off its factors by {off:.1e}")
+        except (ValueError, RuntimeError, OSError) as error:
+            problems.append(f"{where}: {str(error).splitlines()[0]}")
     return _check("maps", f"{seen:,} sampled rows against the factors", problems)
 
 
@@ -314,8 +390,10 @@ def _committed(atlas: Atlas) -> list[int]:
     return [int(i) for i in np.flatnonzero(atlas.packs["state"].values == schema.COMMITTED)]
 
 
-def _check(name: str, examined: str, problems: list[str]) -> Check:
-    more = len(problems) - MOST_PROBLEMS
-    if more > 0:
-        problems = [*problems[:MOST_PROBLEMS], f"and {more} more"]
-    return Check(name=name, examined=examined, problems=tuple(problems))
+def _check(name: str, examined: str, problems: list[str], notes: list[str] | None = None) -> Check:
+    return Check(name=name, examined=examined, problems=_first(problems), notes=_first(notes or []))
+
+
+def _first(lines: list[str]) -> tuple[str, ...]:
+    more = len(lines) - MOST_PROBLEMS
+    return (*lines[:MOST_PROBLEMS], f"and {more} more") if more > 0 else tuple(lines)

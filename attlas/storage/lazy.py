@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class DocumentRows:
     heads: int
     kv_heads: int
     same_axis: bool
+    rules: dict[int, ScoreRule] = field(default_factory=dict)
 
     def array(self, name: str) -> zarr.Array[Any]:
         array = self.root[f"{self.kind}/{name}"]
@@ -52,7 +53,10 @@ class DocumentRows:
         return array
 
     def rule(self, layer: int) -> ScoreRule:
-        return rule_from_store(self.root, self.kind, self.layers[layer], layer)
+        """The score rule of a layer; read once, since an object store takes its time for each small array."""
+        if layer not in self.rules:
+            self.rules[layer] = rule_from_store(self.root, self.kind, self.layers[layer], layer)
+        return self.rules[layer]
 
     def q(self, layer: int, heads: Indices, rows: Indices) -> torch.Tensor:
         """q of some heads and rows, (H, Q, D); reads no other head, and only the chunks of those rows."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from attlas.engine.blocks import LayerBlock, MapTile
 from attlas.engine.documents import Document, Pack
 from attlas.engine.layout import KindLayout
+from attlas.errors import MissingAttentionError
 from attlas.storage import schema
 
 __all__ = ["PackWriter", "to_stored"]
@@ -23,6 +25,9 @@ class PackWriter:
 
     A shard is written once, whole, with one zarr write: no shard is ever read back to be changed. In memory lies at
     most one unfinished shard of each array and layer, and the map tiles of one row of map shards.
+
+    `flush` and `commit` raise MissingAttentionError where a layer has not handed over every row of the pack, and
+    `write` where rows come out of order: nothing with a hole in it is ever committed.
     """
 
     def __init__(
@@ -42,6 +47,15 @@ class PackWriter:
         self._open: dict[tuple[str, int], _Shard] = {}
         self._sums: dict[tuple[str, int], NDArray[Any]] = {}
         self._maps: dict[tuple[str, int], _MapRows] = {}
+        self._next: dict[tuple[str, int], int] = {}  # where the next row of an array and layer belongs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.abort()
 
     def write(self, block: LayerBlock) -> None:
         """Take the rows of one layer; positions are on the atlas's token axes."""
@@ -50,14 +64,14 @@ class PackWriter:
         path, start = block.kind, block.query_start
         for name, tensor in (("log_sum_exp", block.lse_HN), *_named("statistics/", block.statistics)):
             if tensor is not None:
-                self._rows(f"{path}/{name}", index, start, tensor.float().numpy())
+                self._rows(f"{path}/{name}", index, kind.query_axis, start, tensor.float().numpy())
         for name, values in (("key_start", block.interval_start_N), ("key_stop", block.interval_stop_N)):
             if values is not None:
-                self._rows(f"{path}/{name}", index, start, values)
+                self._rows(f"{path}/{name}", index, kind.query_axis, start, values)
         if block.q_HND is not None:
-            self._rows(f"{path}/q", index, start, to_stored(block.q_HND, kind.features))
+            self._rows(f"{path}/q", index, kind.query_axis, start, to_stored(block.q_HND, kind.features))
         if block.k_GMD is not None:
-            self._rows(f"{path}/k", index, block.key_start, to_stored(block.k_GMD, kind.features))
+            self._rows(f"{path}/k", index, kind.key_axis, block.key_start, to_stored(block.k_GMD, kind.features))
         for name, total in (("histogram", block.histogram_HB), ("head_gram", block.head_gram_HH)):
             if total is not None:
                 key = (f"{path}/statistics/{name}", index)
@@ -85,8 +99,9 @@ class PackWriter:
         )
         rows.filled = max(rows.filled, begin + tile.a_HQK.shape[1])
 
-    def commit(self, *, seconds: float, attempt: int) -> None:
-        """Write what is still gathered, then the record; the state comes last, and alone makes the pack visible."""
+    def flush(self) -> int:
+        """Write what is still gathered; returns the bytes written so far. A worker's part: the driver commits."""
+        self._check_complete()
         for shard_key in list(self._open):
             self._flush(shard_key)
         for map_key in list(self._maps):
@@ -96,9 +111,42 @@ class PackWriter:
             array[self.pack.index, index] = total.astype(array.dtype)
             self.bytes += total.nbytes
         self._sums.clear()
+        return self.bytes
+
+    def commit(self, *, seconds: float, attempt: int) -> None:
+        """Flush, then write the record; the state comes last, and alone makes the pack visible."""
+        self.flush()
+        missing = [
+            f"{kind.kind} layer {layer}"
+            for kind in self.kinds.values()
+            for index, layer in enumerate(kind.layers)
+            if self._next and (f"{kind.kind}/log_sum_exp", index) not in self._next
+        ]
+        if missing:
+            raise MissingAttentionError(
+                f"pack {self.pack.index} has no rows of {', '.join(missing[:3])}"
+                f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; it is not committed"
+            )
         for name, value in (("attempt", attempt), ("seconds", seconds), ("bytes", self.bytes)):
             self._array(f"packs/{name}")[self.pack.index] = value
         self._array("packs/state")[self.pack.index] = schema.COMMITTED
+
+    def abort(self) -> None:
+        """Drop what is gathered. What was written of an uncommitted pack stays unseen, and is written over."""
+        for gathered in (self._open, self._sums, self._maps):
+            gathered.clear()
+
+    def _check_complete(self) -> None:
+        for (path, index), position in self._next.items():
+            kind, _, name = path.partition("/")
+            layout = self.kinds[kind]
+            axis = layout.key_axis if name == "k" else layout.query_axis
+            if position != self.pack.token_stop[axis]:
+                begin, end = self.pack.token_start[axis], self.pack.token_stop[axis]
+                raise MissingAttentionError(
+                    f"{path} of layer {layout.layers[index]} has {position - begin} of the {end - begin} rows of "
+                    f"pack {self.pack.index}; it is not committed"
+                )
 
     def _array(self, path: str) -> zarr.Array[Any]:
         if path not in self._arrays:
@@ -107,10 +155,18 @@ class PackWriter:
             self._arrays[path] = array
         return self._arrays[path]
 
-    def _rows(self, path: str, index: int, start: int, rows: NDArray[Any]) -> None:
+    def _rows(self, path: str, index: int, token_axis: str, start: int, rows: NDArray[Any]) -> None:
         """Add rows of one layer, token axis: 0 for (N,), 1 for (H, N) and (H, N, D); write each shard as it fills."""
         axis = min(rows.ndim - 1, 1)
         done, count = 0, rows.shape[axis]
+        expected = self._next.get((path, index), self.pack.token_start[token_axis])
+        if start != expected or start + count > self.pack.token_stop[token_axis]:
+            layer = self.kinds[path.partition("/")[0]].layers[index]
+            raise MissingAttentionError(
+                f"{path} of layer {layer}: {count} rows came at token {start} of the {token_axis} axis, where token "
+                f"{expected} was next in pack {self.pack.index}, which ends at {self.pack.token_stop[token_axis]}"
+            )
+        self._next[path, index] = start + count
         while done < count:
             shard = self._shard(path, index, start + done)
             take = min(count - done, shard.stop - (start + done))
@@ -123,9 +179,6 @@ class PackWriter:
     def _shard(self, path: str, index: int, position: int) -> _Shard:
         shard = self._open.get((path, index))
         begin = position // self.block * self.block
-        if shard is not None and shard.start != begin:  # rows of a layer come in token order, so the shard is complete
-            self._flush((path, index))
-            shard = None
         if shard is None:
             array = self._array(path)
             tokens = 1 if array.ndim == 2 else 2
@@ -138,6 +191,8 @@ class PackWriter:
         shard = self._open.pop(key)
         path, index = key
         array = self._array(path)
+        if not shard.values.any():  # all zero, as k of a pruned layer is: written all the same, or it would look lost
+            array = array.with_config({"write_empty_chunks": True})
         if array.ndim == 2:
             array[index, shard.start : shard.stop] = shard.values
         else:

@@ -6,6 +6,7 @@ them. Nothing else in attlas knows a path or a chunk shape.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from attlas.engine.documents import Document, Pack
 from attlas.engine.layout import KINDS, KindLayout
 from attlas.engine.rules import PositionBias, ScoreRule
 from attlas.engine.statistics import HISTOGRAM_BINS, STATISTICS, histogram_edges, statistic_names
-from attlas.errors import CorruptAtlasError
+from attlas.errors import CorruptAtlasError, UnsupportedModelError
 
 __all__ = [
     "COMMITTED",
@@ -29,6 +30,7 @@ __all__ = [
     "ArraySpec",
     "axis_length",
     "axis_prefix",
+    "axes_of",
     "document_arrays",
     "inner_tokens",
     "kind_arrays",
@@ -38,6 +40,7 @@ __all__ = [
     "rule_from_store",
     "rules_to_attributes",
     "token_arrays",
+    "stored_dtype",
     "token_dim",
 ]
 
@@ -45,6 +48,7 @@ VERSION = "attlas-0.1"
 PENDING, COMMITTED, FAILED = 0, 1, 2
 STORED_DTYPES = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
 MAP_SHARD, MAP_CHUNK = 2048, 512
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +110,27 @@ def inner_tokens(block: int) -> int:
     return next(size for size in (256, 128, 64, 32, 16, 8, 4, 2, 1) if block % size == 0)
 
 
+def stored_dtype(dtype: str) -> str:
+    """The dtype in which the store holds q and k of a model's dtype; raises UnsupportedModelError where it has none."""
+    if dtype not in STORED_DTYPES:
+        raise UnsupportedModelError(
+            f"q and k are {dtype}, and an atlas holds {', '.join(STORED_DTYPES)}: load the model with --dtype float32"
+        )
+    return STORED_DTYPES[dtype]
+
+
 def map_group(kind: str, document_id: str) -> str:
-    """Where a document's maps lie; an id never becomes a path unescaped."""
-    name = quote(document_id, safe="")
-    return f"{kind}/maps/{name.replace('.', '%2E') if name.strip('.') == '' else name}"
+    """Where a document's maps lie; an id never becomes a path unescaped, and no two ids share a path.
+
+    Percent-encoded, dots too: a name is then never "..", nor a file of zarr's own such as "zarr.json". The names that
+    zarr reserves ("__x"), no name at all, and names longer than a file name may be are made safe besides.
+    """
+    name = quote(document_id, safe="").replace(".", "%2E")
+    if name.startswith("__"):
+        name = f"%5F{name[1:]}"
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 33]}%{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return f"{kind}/maps/{name or '%'}"
 
 
 def document_arrays(documents: Sequence[Document], packs: Sequence[Pack]) -> Iterator[ArraySpec]:
@@ -129,7 +150,7 @@ def document_arrays(documents: Sequence[Document], packs: Sequence[Pack]) -> Ite
         dim = token_dim(axis)
         yield _column(
             f"documents/{prefix}row_size", "document", "int64", sizes, "tokens of the document",
-            units="token", sample_dimension=dim,
+            units="token",
         )  # fmt: skip
         yield _column(
             f"documents/{prefix}token_start", "document", "int64", start, f"place of its first token on {dim}",
@@ -195,7 +216,7 @@ def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) 
                 path=f"{path}/{name}",
                 dims=dims,
                 shape=(layers, count, tokens, kind.features),
-                dtype=STORED_DTYPES[kind.dtype],
+                dtype=stored_dtype(kind.dtype),
                 shards=(1, count, block, kind.features),
                 chunks=(1, 1, inner_tokens(block), kind.features),
                 attributes={"long_name": f"{what} after rotary and normalisation", "units": "1"} | encoding,

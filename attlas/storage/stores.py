@@ -59,7 +59,7 @@ def holds_atlas(store: Store) -> bool:
     """Whether an atlas lies in the store, whole or half made."""
     try:
         return zarr.open_group(store, mode="r", zarr_format=3).attrs.get("attlas_version") == VERSION
-    except (FileNotFoundError, KeyError):
+    except (FileNotFoundError, KeyError, ValueError):  # ValueError: an array, or a zarr.json that cannot be read
         return False
 
 
@@ -77,7 +77,12 @@ def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None,
         raise StoreMissingError(f"there is no atlas at {store_name(where)}: make one with attlas capture")
     if not holds_atlas(store):
         raise StoreMissingError(f"{store_name(where)} holds no atlas of schema {VERSION}")
-    return zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+    root = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+    if "created" not in root.attrs:  # written last of all when an atlas is made
+        raise StoreMissingError(
+            f"{store_name(where)} was begun and never finished, and holds nothing: make it again with --overwrite"
+        )
+    return root
 
 
 def store_bytes(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,15 @@ class AtlasWriter:
     ) -> AtlasWriter:
         """Make a new atlas with all its arrays and coordinates, and every pack pending.
 
-        Raises StoreExistsError where something lies there, unless `overwrite` and it is an atlas. Whatever goes wrong,
-        no half-made store stays behind.
+        Raises StoreExistsError where something lies there, unless `overwrite` and it is an atlas; InputError or
+        UnsupportedModelError where the atlas cannot be made, before an old one is deleted. Whatever goes wrong, no
+        half-made store stays behind; one left by a killed process is an atlas that `overwrite` may replace.
         """
         if map_dtype not in {"float16", "float32"}:
             raise InputError(f"map_dtype is {map_dtype!r}: choose float16 or float32")
+        _check_documents(documents, packs)
+        specs = list(_specs(kinds, documents, packs, block, keep, map_dtype))
+        attributes = _attributes(kinds, block, keep, model, tokenizer, options, map_dtype)
         store = open_store(where, storage_options=storage_options)
         if not is_empty(store):
             if not overwrite:
@@ -72,10 +77,10 @@ class AtlasWriter:
                 raise StoreExistsError(f"{store_name(where)} holds something that is not an atlas: choose another name")
             delete_store(store)
         try:
-            root = zarr.open_group(store, mode="w", zarr_format=3)
-            for spec in _specs(kinds, documents, packs, block, keep, map_dtype):
+            root = zarr.open_group(store, mode="w", zarr_format=3, attributes={"attlas_version": schema.VERSION})
+            for spec in specs:
                 spec.create(root)
-            root.attrs.update(_attributes(kinds, block, keep, model, tokenizer, options, map_dtype))
+            root.attrs.update(attributes)
             _consolidate(store)
         except BaseException:
             delete_store(store)
@@ -121,15 +126,23 @@ class AtlasWriter:
         state = np.asarray(self.root["packs/state"][...])  # type: ignore[index]
         return tuple(pack for pack in self.packs if state[pack.index] != schema.COMMITTED)
 
-    @contextmanager
-    def pack(self, pack: Pack) -> Iterator[PackWriter]:
-        """A sink for one pack. What is not committed when the block ends stays invisible and is written anew."""
-        yield PackWriter(self.root, pack, kinds=self.kinds, documents=self.documents, block=self.block)
+    def pack(self, pack: Pack) -> PackWriter:
+        """A sink for one pack, best used in a `with`: what is not committed at its end is dropped and stays unseen."""
+        return PackWriter(self.root, pack, kinds=self.kinds, documents=self.documents, block=self.block)
 
     def discard_if_empty(self) -> None:
         """Delete the store if this writer made it and no pack was committed."""
         if self.created and len(self.pending_packs()) == len(self.packs):
             delete_store(self.store)
+
+
+def _check_documents(documents: Sequence[Document], packs: Sequence[Pack]) -> None:
+    """Raise InputError where there is nothing to store, or two documents have one id."""
+    if not documents or not packs:
+        raise InputError("there are no documents: give at least one")
+    twice = [name for name, count in Counter(document.id for document in documents).items() if count > 1]
+    if twice:
+        raise InputError(f"{len(twice)} document ids are given twice, such as {twice[0]!r}: name each one differently")
 
 
 def _consolidate(store: Store) -> None:
@@ -176,8 +189,9 @@ def _attributes(
     options: Mapping[str, Any] | None,
     map_dtype: str,
 ) -> dict[str, Any]:
+    """The root attributes, as JSON gives them back."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {
+    attributes = {
         "Conventions": "CF-1.11",
         "attlas_version": schema.VERSION,
         "model": dict(model),
@@ -191,6 +205,8 @@ def _attributes(
         "created": now,
         "history": f"{now} attlas {attlas.__version__} capture",
     }
+    found: dict[str, Any] = json.loads(json.dumps(attributes))
+    return found
 
 
 def _short(value: Any) -> str:
