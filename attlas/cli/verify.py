@@ -32,7 +32,13 @@ def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | 
     report = attlas.verify(store, sample_rows=rows, seed=seed, storage_options=storage_options)
     if as_json:
         checks = [
-            {"name": c.name, "examined": c.examined, "passed": c.passed, "problems": list(c.problems)}
+            {
+                "name": c.name,
+                "examined": c.examined,
+                "passed": c.passed,
+                "problems": list(c.problems),
+                "notes": list(c.notes),
+            }
             for c in report.checks
         ]
         print_json({"store": store, "passed": report.passed, "checks": checks})
@@ -42,6 +48,8 @@ def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | 
         for check in report.checks:
             table.add_row("[green]ok[/]" if check.passed else "[red]WRONG[/]", check.name, f"[dim]{check.examined}[/]")
         out.print(table)
+        for note in (note for check in report.checks for note in check.notes):
+            out.print(f"[dim]note: {note}[/]")
         for problem in report.problems:
             out.print(f"[red]-[/] {problem}")
     if not report.passed:
