@@ -24,7 +24,8 @@ from attlas.engine.models import load_model
 @click.option("--tokens", default=4096, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--tier", "tiers", multiple=True, default=("factors", "statistics"), show_default=True)
-def main(model: str, tokens: int, repeats: int, tiers: tuple[str, ...]) -> None:
+@click.option("--chunk-tokens", type=int, help="Query tokens in one forward pass.")
+def main(model: str, tokens: int, repeats: int, tiers: tuple[str, ...], chunk_tokens: int | None) -> None:
     loaded = load_model(model, dtype="float32", device="cpu")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(10, loaded.config.get_text_config().vocab_size - 10, (tokens,), generator=generator).tolist()
@@ -38,7 +39,9 @@ def main(model: str, tokens: int, repeats: int, tiers: tuple[str, ...]) -> None:
     def tier(keep: str) -> Callable[[], float]:
         def run() -> float:
             with tempfile.TemporaryDirectory() as folder:
-                atlas = attlas.capture(loaded.model, [ids], Path(folder) / "atlas.zarr", keep=keep)
+                atlas = attlas.capture(
+                    loaded.model, [ids], Path(folder) / "atlas.zarr", keep=keep, chunk_tokens=chunk_tokens
+                )
                 return float(atlas.packs["seconds"].sum())
 
         return run

@@ -181,15 +181,16 @@ def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
 
 
 def _shard_keys(atlas: Atlas, array: zarr.Array[Any], dims: tuple[str, ...], pack: int) -> list[str]:
-    """Chunk keys of the files that a pack's tokens lie in, over all layers."""
+    """Chunk keys of the files that a pack's tokens lie in, of all layers."""
     token_place = next(i for i, dim in enumerate(dims) if dim.endswith("token"))
     start, stop = _pack_range(atlas, dims[token_place], pack)
-    size = (array.shards or array.chunks)[token_place]
+    shard = array.shards or array.chunks
+    size = shard[token_place]
     keys = []
-    for layer in range(array.shape[0]):
+    for layers in range(-(-array.shape[0] // shard[0])):
         for block in range(start // size, -(-stop // size)):
             place = [0] * array.ndim
-            place[0], place[token_place] = layer, block
+            place[0], place[token_place] = layers, block
             keys.append("c/" + "/".join(map(str, place)))
     return keys
 

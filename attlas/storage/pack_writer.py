@@ -16,6 +16,8 @@ from attlas.engine.documents import Document, Pack
 from attlas.engine.layout import KindLayout
 from attlas.errors import MissingAttentionError
 from attlas.storage import schema
+from attlas.storage.behind import WriteBehind
+from attlas.storage.shards import encode, store_shard, takes_raw_shards
 
 __all__ = ["PackWriter", "to_stored"]
 
@@ -23,8 +25,9 @@ __all__ = ["PackWriter", "to_stored"]
 class PackWriter:
     """Implements `attlas.engine.blocks.Sink` for one pack.
 
-    A shard is written once, whole, with one zarr write: no shard is ever read back to be changed. In memory lies at
-    most one unfinished shard of each array and layer, and the map tiles of one row of map shards.
+    A shard is written once, whole, the moment its last row comes, by a thread beside the forward pass: no shard is ever
+    read back to be changed. In memory lie the unfinished shards (one of each factor and layer, one of each row array
+    over all its layers), the bytes waiting to be written, and the map tiles of one row of map shards.
 
     `flush` and `commit` raise MissingAttentionError where a layer has not handed over every row of the pack, and
     `write` where rows come out of order: nothing with a hole in it is ever committed.
@@ -44,7 +47,8 @@ class PackWriter:
         self.documents = documents
         self.bytes = 0
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._open: dict[tuple[str, int], _Shard] = {}
+        self._behind = WriteBehind()
+        self._open: dict[tuple[str, int, int], _Shard] = {}
         self._sums: dict[tuple[str, int], NDArray[Any]] = {}
         self._maps: dict[tuple[str, int], _MapRows] = {}
         self._next: dict[tuple[str, int], int] = {}  # where the next row of an array and layer belongs
@@ -102,15 +106,10 @@ class PackWriter:
     def flush(self) -> int:
         """Write what is still gathered; returns the bytes written so far. A worker's part: the driver commits."""
         self._check_complete()
-        for shard_key in list(self._open):
-            self._flush(shard_key)
         for map_key in list(self._maps):
             self._flush_map(map_key)
-        for (path, index), total in self._sums.items():
-            array = self._array(path)
-            array[self.pack.index, index] = total.astype(array.dtype)
-            self.bytes += total.nbytes
-        self._sums.clear()
+        self._behind.drain()
+        self._write_sums()
         return self.bytes
 
     def commit(self, *, seconds: float, attempt: int) -> None:
@@ -133,6 +132,7 @@ class PackWriter:
 
     def abort(self) -> None:
         """Drop what is gathered. What was written of an uncommitted pack stays unseen, and is written over."""
+        self._behind.close(drop=True)
         for gathered in (self._open, self._sums, self._maps):
             gathered.clear()
 
@@ -168,59 +168,90 @@ class PackWriter:
             )
         self._next[path, index] = start + count
         while done < count:
-            shard = self._shard(path, index, start + done)
+            key, shard = self._shard(path, index, token_axis, start + done)
             take = min(count - done, shard.stop - (start + done))
             part = rows[done : done + take] if axis == 0 else rows[:, done : done + take]
-            shard.put(start + done, part, axis)
+            shard.put(index - shard.layer, start + done, part)
             done += take
-            if start + done == shard.stop:
-                self._flush((path, index))
+            if not shard.missing:
+                del self._open[key]
+                self._write(path, shard)
 
-    def _shard(self, path: str, index: int, position: int) -> _Shard:
-        shard = self._open.get((path, index))
-        begin = position // self.block * self.block
-        if shard is None:
-            array = self._array(path)
-            tokens = 1 if array.ndim == 2 else 2
-            shape = (*array.shape[1:tokens], self.block, *array.shape[tokens + 1 :])
-            shard = _Shard(begin, begin + self.block, np.full(shape, array.fill_value, dtype=array.dtype))
-            self._open[path, index] = shard
-        return shard
-
-    def _flush(self, key: tuple[str, int]) -> None:
-        shard = self._open.pop(key)
-        path, index = key
+    def _shard(self, path: str, index: int, token_axis: str, position: int) -> tuple[tuple[str, int, int], _Shard]:
+        """The open shard that a row of one layer belongs to."""
         array = self._array(path)
-        if not shard.values.any():  # all zero, as k of a pruned layer is: written all the same, or it would look lost
-            array = array.with_config({"write_empty_chunks": True})
-        if array.ndim == 2:
-            array[index, shard.start : shard.stop] = shard.values
-        else:
-            array[index, :, shard.start : shard.stop] = shard.values
+        size = array.shards or array.chunks
+        span, tokens = size[0], 1 if array.ndim == 2 else 2
+        layer, begin = index // span * span, position // self.block * self.block
+        key = (path, layer, begin)
+        if key not in self._open:
+            layers = min(span, array.shape[0] - layer)
+            used = min(self.pack.token_stop[token_axis], begin + self.block) - begin
+            shape = (layers, *array.shape[1:tokens], self.block, *array.shape[tokens + 1 :])
+            values = np.full(shape, array.fill_value, dtype=array.dtype)
+            self._open[key] = _Shard(values, tokens, layer, begin, used)
+        return key, self._open[key]
+
+    def _write(self, path: str, shard: _Shard) -> None:
+        """Hand a full shard to the writing thread."""
+        array = self._array(path)
         self.bytes += shard.values.nbytes
+
+        def write() -> None:
+            if takes_raw_shards(array):
+                assert array.shards is not None
+                place = [0] * array.ndim
+                place[0], place[shard.axis] = shard.layer // array.shards[0], shard.start // self.block
+                used = shard.stop - shard.start
+                inner = array.chunks[shard.axis]
+                store_shard(array, tuple(place), encode(shard.values, inner=inner, used=used, axis=shard.axis))
+            else:
+                layers = slice(shard.layer, shard.layer + shard.values.shape[0])
+                array[layers, shard.start : shard.start + self.block] = shard.values
+
+        self._behind.put(write, shard.values.nbytes)
+
+    def _write_sums(self) -> None:
+        """Histograms and Gram matrices of the pack, all layers at once."""
+        for path in dict.fromkeys(path for path, _ in self._sums):
+            array = self._array(path)
+            found = {index: total for (name, index), total in self._sums.items() if name == path}
+            if len(found) == array.shape[1]:
+                values = np.stack([found[index] for index in range(array.shape[1])]).astype(array.dtype)
+                array[self.pack.index] = values
+                self.bytes += values.nbytes
+            else:
+                raise MissingAttentionError(
+                    f"{path} has {len(found)} of {array.shape[1]} layers of pack {self.pack.index}; it is not committed"
+                )
+        self._sums.clear()
 
     def _flush_map(self, key: tuple[str, int]) -> None:
         rows = self._maps.pop(key)
         path, index = key
-        self._array(path)[index, :, rows.start : rows.start + rows.a_HQK.shape[1]] = rows.a_HQK
+        array = self._array(path)
         self.bytes += rows.a_HQK.nbytes
+
+        def write() -> None:
+            array[index, :, rows.start : rows.start + rows.a_HQK.shape[1]] = rows.a_HQK
+
+        self._behind.put(write, rows.a_HQK.nbytes)
 
 
 class _Shard:
-    """The rows of one shard of one layer, gathered; what no row fills keeps the array's fill value."""
+    """The rows of one shard, gathered; what no row fills keeps the array's fill value. missing: rows still to come."""
 
-    __slots__ = ("start", "stop", "values")
+    __slots__ = ("axis", "layer", "missing", "start", "stop", "values")
 
-    def __init__(self, start: int, stop: int, values: NDArray[Any]) -> None:
-        self.start, self.stop, self.values = start, stop, values
+    def __init__(self, values: NDArray[Any], axis: int, layer: int, start: int, used: int) -> None:
+        self.values, self.axis, self.layer = values, axis, layer
+        self.start, self.stop = start, start + used
+        self.missing = used * values.shape[0]
 
-    def put(self, position: int, rows: NDArray[Any], axis: int) -> None:
-        begin = position - self.start
-        place = slice(begin, begin + rows.shape[axis])
-        if axis == 0:
-            self.values[place] = rows
-        else:
-            self.values[:, place] = rows
+    def put(self, layer: int, position: int, rows: NDArray[Any]) -> None:
+        begin, count = position - self.start, rows.shape[self.axis - 1]
+        self.values[layer][(slice(None),) * (self.axis - 1) + (slice(begin, begin + count),)] = rows
+        self.missing -= count
 
 
 class _MapRows:

@@ -199,7 +199,11 @@ def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
 
 
 def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) -> Iterator[ArraySpec]:
-    """Coordinates, factors and statistics of one kind. A shard, and a write, is one layer x all its heads x a block."""
+    """Coordinates, factors and statistics of one kind.
+
+    A shard, and a write, is a block of one layer's q or k, all heads; of what is small, one number a row, a block of
+    all layers: a corpus of short documents makes few files.
+    """
     path, layers, heads = kind.kind, len(kind.layers), kind.heads
     query_dim, key_dim = token_dim(kind.query_axis), token_dim(kind.key_axis)
     queries, keys = axis_length(packs, kind.query_axis, block), axis_length(packs, kind.key_axis, block)
@@ -228,7 +232,7 @@ def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) 
             dims=("layer", query_dim),
             shape=(layers, queries),
             dtype="int32",
-            chunks=(1, block),
+            chunks=(layers, block),
             fill=-1,
             packed=True,
             attributes={"long_name": f"{what}, counted from the document's first", "units": "token"},
@@ -351,12 +355,13 @@ def _statistic_arrays(kind: KindLayout, packs: Sequence[Pack], queries: int, blo
     yield _column(f"{path}/head_other", "head_other", "int32", range(heads), "the model's head index")
     yield ArraySpec(
         path=f"{path}/histogram", dims=("pack", "layer", "head", "bin"), dtype="int64",
-        shape=(len(packs), layers, heads, HISTOGRAM_BINS), chunks=(1, 1, heads, HISTOGRAM_BINS), fill=-1, packed=True,
+        shape=(len(packs), layers, heads, HISTOGRAM_BINS), chunks=(1, layers, heads, HISTOGRAM_BINS), fill=-1,
+        packed=True,
         attributes={"long_name": "number of visible weights in the bin", "units": "1"},
     )  # fmt: skip
     yield ArraySpec(
         path=f"{path}/head_gram", dims=("pack", "layer", "head", "head_other"), dtype="float64",
-        shape=(len(packs), layers, heads, heads), chunks=(1, 1, heads, heads), fill=np.nan, packed=True,
+        shape=(len(packs), layers, heads, heads), chunks=(1, layers, heads, heads), fill=np.nan, packed=True,
         attributes={"long_name": "sum over cells of the product of two heads' weights", "units": "1"},
     )  # fmt: skip
 
@@ -367,7 +372,7 @@ def _rows(kind: KindLayout, name: str, queries: int, block: int, long_name: str,
         dims=("layer", "head", token_dim(kind.query_axis)),
         shape=(len(kind.layers), kind.heads, queries),
         dtype="float32",
-        shards=(1, kind.heads, block),
+        shards=(len(kind.layers), kind.heads, block),
         chunks=(1, 1, block),
         fill=np.nan,
         attributes={"long_name": long_name, "units": units},
