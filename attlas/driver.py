@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attlas.engine.documents import Document, Pack, plan_packs
+from attlas.engine.estimate import shape_of
 from attlas.engine.layout import KindLayout, ModelLayout
 from attlas.engine.models import LoadedModel, load_model
 from attlas.engine.passage import passages
 from attlas.engine.probe import probe
 from attlas.engine.runner import KEEPS, ShardRunner
+from attlas.engine.sizes import Sizes, plan_sizes
 from attlas.engine.tokenize import Text, make_documents
 from attlas.errors import InputError
 from attlas.storage import Atlas, AtlasWriter, open_atlas
@@ -24,11 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["CapturePlan", "Progress", "capture", "choose_layers", "plan_capture"]
-
-PACK_TOKENS = 16_384
-WHOLE_PACK_TOKENS = 4_096
-CHUNK_TOKENS = 2_048
-BLOCK_STEP, BLOCK_MOST = 64, CHUNK_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +48,7 @@ class CapturePlan:
     kinds: tuple[KindLayout, ...]
     documents: tuple[Document, ...]
     packs: tuple[Pack, ...]
-    block: int
-    chunk_tokens: int | None
+    sizes: Sizes
     pack_documents: bool
 
 
@@ -66,6 +62,8 @@ def capture(
     layers: Sequence[int] | None = None,
     max_tokens: int | None = None,
     chunk_tokens: int | None = None,
+    memory: int | None = None,
+    extrapolate: bool = False,
     map_dtype: str = "float16",
     dtype: str = "auto",
     device: str = "auto",
@@ -88,6 +86,8 @@ def capture(
         or "maps" (factors, and the weights themselves in `map_dtype`).
     layers: the model's layer indices, negative ones from the end; all by default.
     max_tokens: cut longer documents, which is recorded. chunk_tokens: query tokens in a forward pass.
+    memory: what the process may take, in bytes; chunks, packs and shards are made small enough. extrapolate: take
+        documents longer than the model's trained positions, where these can go on (rotary, ALiBi, relative).
     overwrite, resume: what to do where the store holds an atlas: replace it, or add the packs it lacks. Resuming
         what was never begun begins it.
 
@@ -99,13 +99,23 @@ def capture(
     if overwrite and resume:
         raise InputError("overwrite and resume exclude each other: choose one")
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
-    plan = plan_capture(loaded, texts, ids=ids, layers=layers, max_tokens=max_tokens, chunk_tokens=chunk_tokens)
-    options = {"layers": None if layers is None else list(layers), "max_tokens": max_tokens}
+    plan = plan_capture(
+        loaded,
+        texts,
+        ids=ids,
+        keep=keep,
+        layers=layers,
+        max_tokens=max_tokens,
+        chunk_tokens=chunk_tokens,
+        memory=memory,
+        extrapolate=extrapolate,
+    )
+    options = {"layers": None if layers is None else list(layers), "max_tokens": max_tokens, "extrapolate": extrapolate}
     writing: dict[str, Any] = {
         "kinds": plan.kinds,
         "documents": plan.documents,
         "packs": plan.packs,
-        "block": plan.block,
+        "block": plan.sizes.block,
         "keep": keep,
         "model": asdict(loaded.identity) | {"position_offset": plan.layout.position_offset},
         "tokenizer": _describe_tokenizer(loaded),
@@ -127,38 +137,42 @@ def plan_capture(
     texts: Text | Sequence[Text],
     *,
     ids: Sequence[str] | None = None,
+    keep: str = "factors",
     layers: Sequence[int] | None = None,
     max_tokens: int | None = None,
     chunk_tokens: int | None = None,
+    memory: int | None = None,
+    extrapolate: bool = False,
 ) -> CapturePlan:
     """Probe the model, check the documents and cut them into packs; writes nothing."""
     layout = probe(loaded.model)
     kinds = choose_layers(layout.kinds(), layers)
-    documents = make_documents(texts, loaded, ids=ids, max_tokens=max_tokens, position_offset=layout.position_offset)
+    documents = make_documents(
+        texts,
+        loaded,
+        ids=ids,
+        max_tokens=max_tokens,
+        position_offset=layout.position_offset,
+        extrapolate=extrapolate,
+    )
     lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()} for document in documents]
-    pack_tokens = PACK_TOKENS if layout.chunkable else WHOLE_PACK_TOKENS
-    longest = max(sum(length.values()) for length in lengths)
-    total = sum(sum(length.values()) for length in lengths)
-    block = min(BLOCK_MOST, -(-min(total, max(pack_tokens, longest)) // BLOCK_STEP) * BLOCK_STEP)
-    packs = plan_packs(lengths, pack_tokens=pack_tokens, block=block)
-    if chunk_tokens is not None and chunk_tokens < 1:
-        raise InputError(f"chunk_tokens is {chunk_tokens}: give 1 or more")
-    if not layout.chunkable:
-        if chunk_tokens is not None and chunk_tokens < longest:
-            raise InputError(
-                f"chunk_tokens is {chunk_tokens}, but this model's layers see later tokens, so a document must go "
-                f"whole (the longest has {longest} tokens): leave chunk_tokens out"
-            )
-        chunk_tokens = None
-    elif chunk_tokens is None:
-        chunk_tokens = CHUNK_TOKENS
+    sizes = plan_sizes(
+        shape_of(loaded.model, dtype=kinds[0].dtype),
+        keep=keep,
+        longest=max(sum(length.values()) for length in lengths),
+        total=sum(sum(length.values()) for length in lengths),
+        chunkable=layout.chunkable,
+        packable=layout.packable,
+        memory=memory,
+        chunk_tokens=chunk_tokens,
+    )
+    packs = plan_packs(lengths, pack_tokens=sizes.pack_tokens, block=sizes.block)
     return CapturePlan(
         layout=layout,
         kinds=kinds,
         documents=tuple(documents),
         packs=packs,
-        block=block,
-        chunk_tokens=chunk_tokens,
+        sizes=sizes,
         pack_documents=layout.packable,
     )
 
@@ -254,7 +268,7 @@ def _run(
         on_layer=on_layer,
     )
     for pack in pending:
-        parts = passages(pack, plan.documents, pack_documents=plan.pack_documents, chunk_tokens=plan.chunk_tokens)
+        parts = passages(pack, plan.documents, pack_documents=plan.pack_documents, chunk_tokens=plan.sizes.chunk_tokens)
         passes, done["layers"] = sum(len(part.chunks) for part in parts), 0
         tell()
         begin = time.perf_counter()

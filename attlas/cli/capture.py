@@ -12,7 +12,7 @@ from rich.table import Table
 from attlas.cli.inputs import read_inputs
 from attlas.cli.output import console, human_bytes, print_json, reports_errors
 from attlas.cli.progress import capture_progress
-from attlas.cli.selection import LAYERS
+from attlas.cli.selection import LAYERS, MEMORY
 
 __all__ = ["command", "summary"]
 
@@ -38,7 +38,13 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 )
 @click.option("--layers", type=LAYERS, help="Layers to keep, such as 0,4:8,-1. [default: all]")
 @click.option("--max-tokens", type=click.IntRange(1), help="Cut longer documents there; the atlas records it.")
-@click.option("--chunk-tokens", type=click.IntRange(1), help="Query tokens in one forward pass. [default: 2048]")
+@click.option(
+    "--chunk-tokens",
+    type=click.IntRange(1),
+    help="Query tokens in one forward pass. [default: 4096, or less by --memory]",
+)
+@click.option("--memory", type=MEMORY, help="What the process may take, such as 6GB. [default: no limit]")
+@click.option("--extrapolate", is_flag=True, help="Take documents longer than the model's trained positions.")
 @click.option("--map-dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")

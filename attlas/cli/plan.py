@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 
 from attlas.cli.output import console, human_bytes, human_count, print_json, reports_errors
+from attlas.cli.selection import MEMORY
 
 __all__ = ["command"]
 
@@ -22,13 +23,21 @@ WHAT = {
 @click.argument("model")
 @click.option("--tokens", type=click.IntRange(1), required=True, help="Tokens of a document.")
 @click.option("--documents", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--chunk-tokens", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--chunk-tokens", type=click.IntRange(1), help="Query tokens in one forward pass.")
+@click.option("--memory", type=MEMORY, help="What the process may take, such as 6GB. [default: no limit]")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @reports_errors
 def command(
-    model: str, tokens: int, documents: int, chunk_tokens: int, dtype: str, revision: str | None, as_json: bool
+    model: str,
+    tokens: int,
+    documents: int,
+    chunk_tokens: int | None,
+    memory: int | None,
+    dtype: str,
+    revision: str | None,
+    as_json: bool,
 ) -> None:
     """Memory and disk that capturing MODEL over documents of --tokens takes, for each tier. Loads no weights.
 
@@ -36,11 +45,24 @@ def command(
     Example:
       attlas plan meta-llama/Llama-3.1-8B --tokens 131072
     """
-    from attlas.engine.estimate import estimate_tiers, model_shape
+    from attlas.engine.estimate import model_shape, tier_bytes
     from attlas.engine.models import load_config
+    from attlas.engine.sizes import plan_sizes
 
     shape = model_shape(load_config(model, revision=revision), dtype=dtype)
-    tiers = estimate_tiers(shape, tokens=tokens, documents=documents, chunk_tokens=chunk_tokens)
+    disk = tier_bytes(shape, tokens=tokens, documents=documents)
+    sizes = {
+        keep: plan_sizes(
+            shape,
+            keep=keep,
+            longest=tokens,
+            total=tokens * documents,
+            chunkable=shape.chunkable,
+            memory=memory,
+            chunk_tokens=chunk_tokens,
+        )
+        for keep in disk
+    }
     heads = sum(layer.heads for layer in shape.layers)
     eager = heads * tokens * tokens * (4 if shape.dtype == "float32" else 2)
     if as_json:
@@ -55,7 +77,18 @@ def command(
                 "heads": heads,
                 "tokens": tokens,
                 "documents": documents,
-                "tiers": [asdict(tier) for tier in tiers],
+                "tiers": [
+                    {
+                        "keep": keep,
+                        "disk": disk[keep],
+                        "memory": size.memory.total,
+                        "chunk_tokens": size.chunk_tokens,
+                        "pack_tokens": size.pack_tokens,
+                        "block": size.block,
+                        "memory_parts": asdict(size.memory),
+                    }
+                    for keep, size in sizes.items()
+                ],
                 "eager_attention_bytes": eager,
             }
         )
@@ -65,13 +98,20 @@ def command(
     out.print(
         f"[dim]{len(shape.layers)} attention layers, {heads:,} heads; weights {human_bytes(shape.weight_bytes)}[/]"
     )
-    out.print(f"[dim]{documents:,} x {tokens:,} tokens, {min(chunk_tokens, tokens):,} a forward pass, one shard[/]\n")
+    out.print(f"[dim]{documents:,} x {tokens:,} tokens, one shard[/]\n")
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("tier")
     table.add_column("holds")
-    table.add_column("disk", justify="right")
-    table.add_column("peak memory", justify="right")
-    for tier in tiers:
-        table.add_row(tier.keep, WHAT[tier.keep], human_bytes(tier.disk), human_bytes(tier.memory))
+    for column in ("disk", "peak memory", "tokens a pass", "a pack"):
+        table.add_column(column, justify="right")
+    for keep, size in sizes.items():
+        table.add_row(
+            keep,
+            WHAT[keep],
+            human_bytes(disk[keep]),
+            human_bytes(size.memory.total),
+            "whole" if size.chunk_tokens is None else f"{min(size.chunk_tokens, tokens * documents):,}",
+            f"{max(size.pack_tokens, tokens):,}",
+        )
     out.print(table)
     out.print(f"\n[dim]All layers' weights at once, as output_attentions=True holds them: {human_bytes(eager)}.[/]")

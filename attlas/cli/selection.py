@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
-__all__ = ["INDICES", "LAYERS", "Indices", "Layers"]
+__all__ = ["INDICES", "LAYERS", "MEMORY", "Indices", "Layers", "Memory"]
+
+SIZES = {"": 1} | {f"{unit}": 1000**power for power, unit in enumerate("KMGT", 1)}
+SIZES |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
 
 
 class Layers(click.ParamType[list[int]]):
@@ -53,5 +58,21 @@ class Indices(click.ParamType[slice]):
         return self.fail(f"{text!r} is no range: write 7, 10:20, :50 or last:16", param, ctx)
 
 
+class Memory(click.ParamType[int]):
+    """`6GB`, `512MiB` -> bytes."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", str(value).strip().upper())
+        if match is None:
+            self.fail(f"{value!r} is no size of memory: write 6GB, 512MiB or a number of bytes", param, ctx)
+        number, unit = match.groups()
+        return int(float(number) * SIZES[unit or ""])
+
+
 LAYERS = Layers()
 INDICES = Indices()
+MEMORY = Memory()

@@ -1,4 +1,4 @@
-"""What a capture will need, from the configuration alone: bytes on disk and in memory, a tier at a time.
+"""The sizes of a model from its configuration alone, and what they mean in bytes on disk, a tier at a time.
 
 The model is built on the meta device, where tensors have shapes and no bytes, so that a plan for a model of any size
 takes seconds and no memory.
@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from attlas.engine.kernels.reference import TILE_BYTES
 from attlas.engine.models import DTYPES
 from attlas.engine.statistics import statistic_names
 from attlas.engine.support import check_supported, interface_modules
 from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["LayerShape", "ModelShape", "TierEstimate", "estimate_tiers", "model_shape"]
+__all__ = ["LayerShape", "ModelShape", "model_shape", "shape_of", "tier_bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,10 @@ class LayerShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """What the plan knows of a model: `layers` in order, weights in bytes at `dtype`, widths in features."""
+    """What the plan knows of a model: `layers` in order, weights in bytes at `dtype`, widths in features.
+
+    chunkable: every layer calls itself causal, so that a document can be run in query chunks; a probe knows for sure.
+    """
 
     model_class: str
     model_type: str
@@ -42,15 +44,7 @@ class ModelShape:
     hidden: int
     intermediate: int
     layers: tuple[LayerShape, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierEstimate:
-    """disk: bytes in the store. memory: peak bytes above an idle process, weights included, of one whole-model run."""
-
-    keep: str
-    disk: int
-    memory: int
+    chunkable: bool
 
 
 def model_shape(config: PreTrainedConfig, *, dtype: str = "auto") -> ModelShape:
@@ -58,11 +52,18 @@ def model_shape(config: PreTrainedConfig, *, dtype: str = "auto") -> ModelShape:
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     check_supported(model)
+    return shape_of(model, dtype=dtype)
+
+
+def shape_of(model: PreTrainedModel, *, dtype: str = "auto") -> ModelShape:
+    """The sizes of a model, loaded or on the meta device; dtype "auto": as its configuration says."""
+    config = model.config
     name = dtype if dtype != "auto" else str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
     if name not in DTYPES:
         raise InputError(f"unknown dtype {name!r}: use auto, {', '.join(DTYPES)}")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     text = config.get_text_config()
+    modules = interface_modules(model).values()
     return ModelShape(
         model_class=type(model).__name__,
         model_type=config.model_type,
@@ -71,14 +72,13 @@ def model_shape(config: PreTrainedConfig, *, dtype: str = "auto") -> ModelShape:
         weight_bytes=parameters * DTYPES[name].itemsize,
         hidden=int(text.hidden_size),
         intermediate=_intermediate(text),
-        layers=tuple(_layer_shape(model, module) for module in interface_modules(model).values()),
+        layers=tuple(_layer_shape(model, module) for module in modules),
+        chunkable=not config.is_encoder_decoder and all(getattr(module, "is_causal", True) for module in modules),
     )
 
 
-def estimate_tiers(
-    shape: ModelShape, *, tokens: int, documents: int = 1, chunk_tokens: int = 2048, layers: int | None = None
-) -> tuple[TierEstimate, ...]:
-    """Disk and memory of each tier for `documents` documents of `tokens` tokens, for `layers` of the model's layers.
+def tier_bytes(shape: ModelShape, *, tokens: int, documents: int = 1) -> dict[str, int]:
+    """Bytes on disk of each tier for `documents` documents of `tokens` tokens.
 
     Maps are counted in float16, uncompressed, and whole: what a causal model leaves empty and what compresses is
     bytes saved against this figure.
@@ -86,40 +86,17 @@ def estimate_tiers(
     if tokens < 1 or documents < 1:
         raise InputError(f"cannot plan for {documents} documents of {tokens} tokens: give 1 or more of each")
     size = DTYPES[shape.dtype].itemsize
-    chosen = shape.layers if layers is None else shape.layers[:layers]
     total = tokens * documents
-    rows = sum(layer.heads for layer in chosen) * total
-    intervals = len(chosen) * total * 8
-    factors = sum(layer.features * (layer.heads + layer.kv_heads) for layer in chosen) * total * size
+    rows = sum(layer.heads for layer in shape.layers) * total
+    intervals = len(shape.layers) * total * 8
+    factors = sum(layer.features * (layer.heads + layer.kv_heads) for layer in shape.layers) * total * size
     names = len(statistic_names(same_axis=True, sinks=False))
     disk = {
         "statistics": rows * 4 * (1 + names) + intervals,
         "factors": factors + rows * 4 + intervals,
     }
-    disk["maps"] = disk["factors"] + sum(layer.heads for layer in chosen) * tokens * tokens * documents * 2
-    run = _run_bytes(shape, tokens, min(chunk_tokens, tokens), size)
-    widest = max(layer.heads for layer in shape.layers)
-    buffered = {keep: _buffered(shape, keep, tokens, size) for keep in disk}
-    buffered["maps"] += widest * min(tokens, 512) * tokens * 4
-    return tuple(
-        TierEstimate(keep=keep, disk=disk[keep], memory=shape.weight_bytes + run + buffered[keep]) for keep in disk
-    )
-
-
-def _run_bytes(shape: ModelShape, tokens: int, chunk: int, size: int) -> int:
-    """Keys and values of every layer over the document, one chunk's activations, and the kernel's tiles."""
-    held = sum(layer.kv_heads * (layer.features + layer.value_features) for layer in shape.layers) * tokens * size
-    activations = chunk * (6 * shape.hidden + 3 * shape.intermediate) * size
-    return held + activations + 6 * TILE_BYTES
-
-
-def _buffered(shape: ModelShape, keep: str, tokens: int, size: int) -> int:
-    """Rows waiting for their shard of the store to fill, for all layers at once."""
-    waiting = min(tokens, 4096)
-    rows = sum(layer.heads for layer in shape.layers) * waiting * 4
-    if keep == "statistics":
-        return rows * (1 + len(statistic_names(same_axis=True, sinks=False)))
-    return rows + sum(layer.features * (layer.heads + layer.kv_heads) for layer in shape.layers) * waiting * size
+    disk["maps"] = disk["factors"] + sum(layer.heads for layer in shape.layers) * tokens * tokens * documents * 2
+    return disk
 
 
 def _intermediate(text: PreTrainedConfig) -> int:

@@ -24,7 +24,16 @@ from transformers.utils import logging
 from attlas.engine.support import check_supported
 from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["DEMO_FOLDER", "LoadedModel", "ModelIdentity", "load_config", "load_model", "position_limit"]
+__all__ = [
+    "DEMO_FOLDER",
+    "LoadedModel",
+    "ModelIdentity",
+    "ends_of_positions",
+    "load_config",
+    "load_model",
+    "position_limit",
+    "rotary_depends_on_length",
+]
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -113,6 +122,29 @@ def position_limit(config: PreTrainedConfig, position_offset: int | None) -> int
         limit = getattr(text, field, None)
         if limit:
             return int(limit) - (position_offset or 0)
+    return None
+
+
+def rotary_depends_on_length(config: PreTrainedConfig) -> bool:
+    """Whether the rotary frequencies change with the longest position in a forward pass (dynamic NTK, LongRoPE).
+
+    A document of such a model must go through it alone and whole: a chunk, or a neighbour in a pack, would turn it.
+    """
+    parameters: Any = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = parameters.values() if all(isinstance(value, dict) for value in parameters.values()) else [parameters]
+    return any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in kinds)
+
+
+def ends_of_positions(model: PreTrainedModel, limit: int) -> str | None:
+    """Why a model cannot take more than `limit` tokens; None where its positions go on (rotary, ALiBi, relative).
+
+    A table of positions, learned or sinusoidal, ends.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings >= limit:
+            last = name.rpartition(".")[2].lower()
+            if "pos" in last or last == "wpe":
+                return f"its positions are a table of {module.num_embeddings:,} places ({name})"
     return None
 
 

@@ -21,6 +21,7 @@ from attlas.engine.documents import Document, Tokens, plan_packs
 from attlas.engine.interface import AttentionCall, listening
 from attlas.engine.kernels.reference import TokenFacts, attend
 from attlas.engine.layout import KINDS, LayerLayout, ModelLayout
+from attlas.engine.models import rotary_depends_on_length
 from attlas.engine.passage import passages
 from attlas.engine.runner import ShardRunner, final_states
 from attlas.engine.support import interface_modules
@@ -50,6 +51,8 @@ def probe(model: PreTrainedModel, *, compare: bool = True) -> ModelLayout:
     if compare:
         _compare_with_eager(model, inputs, hidden)
     layout = ModelLayout(calls=_number_layers(listener.calls), position_offset=None)
+    if rotary_depends_on_length(model.config):
+        return layout
     told = replace(layout, position_offset=_position_offset(model, inputs, hidden))
     return told if told.packable and _keeps_documents_apart(model, told) else layout
 

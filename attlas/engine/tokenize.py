@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from attlas.engine.documents import Document, Tokens
-from attlas.engine.models import LoadedModel, position_limit
+from attlas.engine.models import LoadedModel, ends_of_positions, position_limit
 from attlas.errors import InputError
 
 __all__ = ["Side", "Text", "make_documents"]
@@ -25,6 +25,7 @@ def make_documents(
     ids: Sequence[str] | None = None,
     max_tokens: int | None = None,
     position_offset: int | None = None,
+    extrapolate: bool = False,
 ) -> list[Document]:
     """Tokenise and check the input; each error names the document and the remedy.
 
@@ -32,6 +33,7 @@ def make_documents(
     ids: the documents' names; "doc-0", "doc-1", ... by default. max_tokens: cut longer documents there, which is
     recorded in `Tokens.truncated_from`. A target text becomes what the decoder reads while it predicts the text: the
     start token, then the text's tokens without the last end token; target ids are taken as they are.
+    extrapolate: take documents longer than the model's trained positions, where its positions go on.
     Raises InputError.
     """
     pairs = loaded.is_encoder_decoder
@@ -44,11 +46,31 @@ def make_documents(
     _check_names(names)
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"max_tokens is {max_tokens}: give 1 or more")
-    limit = position_limit(loaded.config, position_offset)
-    return [
-        Document(id=name, tokens=_document(name, item, loaded, pairs, max_tokens, limit))
+    documents = [
+        Document(id=name, tokens=_document(name, item, loaded, pairs, max_tokens))
         for name, item in zip(names, items, strict=True)
     ]
+    _check_lengths(documents, loaded, position_offset, extrapolate)
+    return documents
+
+
+def _check_lengths(
+    documents: Sequence[Document], loaded: LoadedModel, position_offset: int | None, extrapolate: bool
+) -> None:
+    """Raise InputError where a document is longer than the model's positions, or than `extrapolate` can reach."""
+    limit = position_limit(loaded.config, position_offset)
+    longer = [
+        (d.id, n) for d in documents for n in [max(map(len, d.tokens.values()))] if limit is not None and n > limit
+    ]
+    if not longer or limit is None:
+        return
+    (name, length), end = longer[0], ends_of_positions(loaded.model, limit)
+    told = f"document {name!r} has {length:,} tokens, and the model's positions end at {limit:,}"
+    if end is not None:
+        refused = ", and cannot be extrapolated" if extrapolate else ""
+        raise InputError(f"{told}{refused}: {end}; shorten it with --max-tokens {limit}")
+    if not extrapolate:
+        raise InputError(f"{told}: shorten it with --max-tokens {limit}, or go beyond them with --extrapolate")
 
 
 def _as_list(texts: Any, pairs: bool) -> list[Any]:
@@ -69,15 +91,13 @@ def _check_names(names: list[str]) -> None:
         seen.add(name)
 
 
-def _document(
-    name: str, item: Any, loaded: LoadedModel, pairs: bool, max_tokens: int | None, limit: int | None
-) -> dict[str, Tokens]:
+def _document(name: str, item: Any, loaded: LoadedModel, pairs: bool, max_tokens: int | None) -> dict[str, Tokens]:
     if not pairs:
         if isinstance(item, tuple) and len(item) == 2 and not _is_int(item[0]):
             raise InputError(
                 f"document {name!r} is a source and target pair, but {loaded.identity.model_class} takes one text"
             )
-        return {"text": _side(name, item, loaded, False, max_tokens, limit)}
+        return {"text": _side(name, item, loaded, False, max_tokens)}
     if isinstance(item, str) or len(item) != 2 or _is_int(item[0]):
         raise InputError(
             f"document {name!r} is one text, but {loaded.identity.model_class} is an encoder-decoder: "
@@ -85,23 +105,16 @@ def _document(
         )
     source, target = item
     return {
-        "source": _side(f"{name} (source)", source, loaded, False, max_tokens, limit),
-        "target": _side(f"{name} (target)", target, loaded, True, max_tokens, limit),
+        "source": _side(f"{name} (source)", source, loaded, False, max_tokens),
+        "target": _side(f"{name} (target)", target, loaded, True, max_tokens),
     }
 
 
-def _side(
-    name: str, side: Any, loaded: LoadedModel, is_target: bool, max_tokens: int | None, limit: int | None
-) -> Tokens:
+def _side(name: str, side: Any, loaded: LoadedModel, is_target: bool, max_tokens: int | None) -> Tokens:
     tokens = _tokenised(name, side, loaded, is_target) if isinstance(side, str) else _given(name, side, loaded)
     whole = len(tokens)
     if max_tokens is not None and whole > max_tokens:
         tokens = _cut(tokens, max_tokens, ends_special=isinstance(side, str) and not is_target)
-    if limit is not None and len(tokens) > limit:
-        raise InputError(
-            f"document {name!r} has {len(tokens):,} tokens, and the model's positions end at {limit:,}: "
-            f"shorten it with --max-tokens {limit}"
-        )
     return tokens
 
 

@@ -1,0 +1,83 @@
+"""One memory budget, turned into chunk, pack and block sizes."""
+
+from __future__ import annotations
+
+import pytest
+import transformers as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attlas.engine.estimate import LayerShape, ModelShape, model_shape
+from attlas.engine.sizes import BLOCK_STEP, plan_sizes
+from attlas.errors import InputError
+
+GB = 10**9
+SMALL = ModelShape(
+    model_class="X", model_type="x", dtype="float32", parameters=135_000_000, weight_bytes=540_000_000, hidden=576,
+    intermediate=1536, layers=(LayerShape(heads=9, kv_heads=3, features=64, value_features=64),) * 30, chunkable=True,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    keep=st.sampled_from(["statistics", "factors", "maps"]),
+    longest=st.integers(1, 60_000),
+    more=st.integers(0, 500_000),
+    memory=st.one_of(st.none(), st.integers(GB, 20 * GB)),
+    chunkable=st.booleans(),
+)
+def test_what_is_planned_fits_and_is_no_smaller_than_it_must(
+    keep: str, longest: int, more: int, memory: int | None, chunkable: bool
+) -> None:
+    def plan(budget: int | None) -> int:
+        sizes = plan_sizes(SMALL, keep=keep, longest=longest, total=longest + more, chunkable=chunkable, memory=budget)
+        assert sizes.block % BLOCK_STEP == 0
+        assert sizes.pack_tokens >= 1
+        assert (sizes.chunk_tokens is None) == (not chunkable)
+        assert budget is None or sizes.memory.total <= budget
+        return sizes.memory.total
+
+    free = plan(None)
+    try:
+        held = plan(memory)
+    except InputError:
+        held = None
+    if held is None:
+        assert memory is not None
+        assert free > memory
+    else:
+        assert held == free or (memory is not None and held <= memory < free)
+
+
+def test_memory_grows_linearly_with_the_document() -> None:
+    def peak(tokens: int, keep: str) -> int:
+        return plan_sizes(SMALL, keep=keep, longest=tokens, total=tokens, chunkable=True).memory.total
+
+    for keep in ("statistics", "factors"):
+        steps = [peak(2 * n, keep) - peak(n, keep) for n in (65_536, 131_072, 262_144)]
+        assert steps[1] == pytest.approx(2 * steps[0], rel=1e-6)
+        assert steps[2] == pytest.approx(2 * steps[1], rel=1e-6)
+
+
+def test_thirty_two_thousand_tokens_of_smollm2_under_six_gigabytes() -> None:
+    for keep in ("statistics", "factors"):
+        sizes = plan_sizes(SMALL, keep=keep, longest=32_768, total=32_768, chunkable=True, memory=6 * GB)
+        assert sizes.memory.keys_values == 30 * 3 * 128 * 4 * 32_768
+        assert sizes.chunk_tokens is not None
+
+
+def test_refusals_tell_the_numbers() -> None:
+    with pytest.raises(InputError, match=r"1000000 tokens does not fit into 6.0 GB: it takes at least .* keys and val"):
+        plan_sizes(SMALL, keep="factors", longest=10**6, total=10**6, chunkable=True, memory=6 * GB)
+    with pytest.raises(InputError, match="a document goes whole"):
+        plan_sizes(SMALL, keep="factors", longest=10**6, total=10**6, chunkable=False, memory=6 * GB)
+    with pytest.raises(InputError, match="see later tokens"):
+        plan_sizes(SMALL, keep="factors", longest=100, total=100, chunkable=False, chunk_tokens=50)
+    with pytest.raises(InputError, match="give 1 or more"):
+        plan_sizes(SMALL, keep="factors", longest=100, total=100, chunkable=True, chunk_tokens=0)
+
+
+def test_which_models_can_be_chunked_is_told_without_weights() -> None:
+    assert model_shape(tf.LlamaConfig(num_hidden_layers=1)).chunkable
+    assert not model_shape(tf.BertConfig(num_hidden_layers=1)).chunkable
+    assert not model_shape(tf.T5Config(num_layers=1)).chunkable
