@@ -6,7 +6,7 @@ Suffixes: H query heads, G kv heads, N the rows of one chunk, M keys so far, T t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -138,22 +138,19 @@ class _PassageRows:
         measure = keep_rows and self.runner.keep == "statistics"
         where = _Where(self.runner.document_ids, layout, query_axis, key_axis, rows)
         where.check_factors(call.q_HND, call.k_GMD)
-        attended = dispatch.attend(call.q_HND, k_GMD, v_GMV, call.rule, start_N=start_N, stop_N=stop_N, facts=facts)
+        attended = dispatch.attend(
+            call.q_HND,
+            k_GMD,
+            v_GMV,
+            call.rule,
+            start_N=start_N,
+            stop_N=stop_N,
+            facts=facts,
+            names=self._names(layout) if measure else (),
+            histogram=measure,
+            head_gram=measure,
+        )
         where.check_rows(attended.rows.lse_HN)
-        if measure:
-            rows_found = dispatch.row_statistics(
-                call.q_HND,
-                k_GMD,
-                call.rule,
-                lse_HN=attended.rows.lse_HN,
-                start_N=start_N,
-                stop_N=stop_N,
-                facts=facts,
-                names=self._names(layout),
-                histogram=True,
-                head_gram=True,
-            )
-            attended = replace(attended, rows=rows_found)
         if keep_rows:
             self.sink.write(self._block(call, layout, query_axis, key_axis, rows, attended, start_N, stop_N, facts))
             if self.runner.keep == "maps":

@@ -74,14 +74,15 @@ def assert_largest(
     """argmax_key is the reference's, or another key whose weight is the largest up to rounding."""
     q, k = (torch.from_numpy(case[x]).to(dtype).double() for x in "qk")
     facts = some_rows(case["facts"], rows)
-    lse = found.lse_HN.double()
+    lse = found.lse_HN.cpu().double()
     places = {"start_Q": case["start"][rows], "stop_Q": case["stop"][rows], "query_positions_Q": facts.own_N}
     a = reference.weights(
         q[:, rows], k, lse, rule, key_positions_K=np.arange(k.shape[1]), dtype=torch.float64, **places
     )
     first = torch.from_numpy(facts.first_N)
     here, there = (
-        a.gather(2, (key.double() + first).long()[:, :, None]) for key in (found.statistics["argmax_key"], expected)
+        a.gather(2, (key.double() + first).long()[:, :, None])
+        for key in (found.statistics["argmax_key"].cpu(), expected)
     )
     torch.testing.assert_close(here, there, rtol=2e-6, atol=0)
 
