@@ -9,23 +9,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attlas.engine.documents import Document, Pack, plan_packs
+import torch
+
+from attlas.engine.documents import Document, Pack, plan_packs, with_chosen_rows
 from attlas.engine.estimate import shape_of
-from attlas.engine.layout import KindLayout, ModelLayout
+from attlas.engine.headroom import Headroom, release_memory
+from attlas.engine.layout import KindLayout, ModelLayout, keep_heads, keep_layers
 from attlas.engine.models import LoadedModel, load_model
 from attlas.engine.passage import passages
 from attlas.engine.probe import probe
 from attlas.engine.runner import KEEPS, ShardRunner
+from attlas.engine.selection import parse_queries
 from attlas.engine.sizes import Sizes, plan_sizes
 from attlas.engine.tokenize import Text, make_documents
-from attlas.errors import InputError
+from attlas.errors import InputError, NoMemoryError
 from attlas.storage import Atlas, AtlasWriter, open_atlas
 from attlas.storage.stores import is_empty, open_store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["CapturePlan", "Progress", "capture", "choose_layers", "plan_capture"]
+__all__ = ["CapturePlan", "Progress", "capture", "plan_capture"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,9 @@ def capture(
     keep: str = "factors",
     ids: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    queries: str | Sequence[int] | None = None,
+    seed: int = 0,
     max_tokens: int | None = None,
     chunk_tokens: int | None = None,
     memory: int | None = None,
@@ -84,7 +91,9 @@ def capture(
     store: a folder, an fsspec URL such as s3://bucket/name.zarr, "memory://name", or a zarr store.
     keep: "factors" (q, k and log-sum-exp: every weight can be computed), "statistics" (row statistics alone),
         or "maps" (factors, and the weights themselves in `map_dtype`).
-    layers: the model's layer indices, negative ones from the end; all by default.
+    layers, heads: the model's indices, negative ones from the end; all by default. No layer behind the last one is run.
+    queries: query rows to keep of each document, such as "10:20", "last:512", "stride:16", "random:1000" (drawn by
+        `seed` and the document's id), joined by commas, or a sequence of places; all by default.
     max_tokens: cut longer documents, which is recorded. chunk_tokens: query tokens in a forward pass.
     memory: what the process may take, in bytes; chunks, packs and shards are made small enough. extrapolate: take
         documents longer than the model's trained positions, where these can go on (rotary, ALiBi, relative).
@@ -105,12 +114,22 @@ def capture(
         ids=ids,
         keep=keep,
         layers=layers,
+        heads=heads,
+        queries=queries,
+        seed=seed,
         max_tokens=max_tokens,
         chunk_tokens=chunk_tokens,
         memory=memory,
         extrapolate=extrapolate,
     )
-    options = {"layers": None if layers is None else list(layers), "max_tokens": max_tokens, "extrapolate": extrapolate}
+    options = {
+        "layers": None if layers is None else list(layers),
+        "heads": None if heads is None else list(heads),
+        "queries": None if queries is None else parse_queries(queries).spec,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "extrapolate": extrapolate,
+    }
     writing: dict[str, Any] = {
         "kinds": plan.kinds,
         "documents": plan.documents,
@@ -139,14 +158,22 @@ def plan_capture(
     ids: Sequence[str] | None = None,
     keep: str = "factors",
     layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    queries: str | Sequence[int] | None = None,
+    seed: int = 0,
     max_tokens: int | None = None,
     chunk_tokens: int | None = None,
     memory: int | None = None,
     extrapolate: bool = False,
 ) -> CapturePlan:
     """Probe the model, check the documents and cut them into packs; writes nothing."""
+    selection = None if queries is None else parse_queries(queries, seed)
     layout = probe(loaded.model)
-    kinds = choose_layers(layout.kinds(), layers)
+    kinds = layout.kinds()
+    if layers is not None:
+        kinds = keep_layers(kinds, layers)
+    if heads is not None:
+        kinds = keep_heads(kinds, heads)
     documents = make_documents(
         texts,
         loaded,
@@ -155,12 +182,17 @@ def plan_capture(
         position_offset=layout.position_offset,
         extrapolate=extrapolate,
     )
+    longest = max(sum(map(len, document.tokens.values())) for document in documents)
+    total = sum(sum(map(len, document.tokens.values())) for document in documents)
+    if selection is not None:
+        kinds = tuple(replace(kind, chosen_rows=True) for kind in kinds)
+        documents = [with_chosen_rows(document, selection) for document in documents]
     lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()} for document in documents]
     sizes = plan_sizes(
         shape_of(loaded.model, dtype=kinds[0].dtype),
         keep=keep,
-        longest=max(sum(length.values()) for length in lengths),
-        total=sum(sum(length.values()) for length in lengths),
+        longest=longest,
+        total=total,
         chunkable=layout.chunkable,
         packable=layout.packable,
         memory=memory,
@@ -175,37 +207,6 @@ def plan_capture(
         sizes=sizes,
         pack_documents=layout.packable,
     )
-
-
-def choose_layers(kinds: tuple[KindLayout, ...], layers: Sequence[int] | None) -> tuple[KindLayout, ...]:
-    """The kinds with only the chosen layers; raises InputError where a layer does not exist in any kind."""
-    if layers is None:
-        return kinds
-    if not layers:
-        raise InputError("no layer is chosen: leave layers out to capture all")
-    chosen: dict[str, set[int]] = {kind.kind: set() for kind in kinds}
-    for layer in layers:
-        found = False
-        for kind in kinds:
-            index = layer if layer >= 0 else (kind.layers[layer] if -layer <= len(kind.layers) else None)
-            if index in kind.layers:
-                chosen[kind.kind].add(index)
-                found = True
-        if not found:
-            have = "; ".join(f"{kind.kind} {_ranges(kind.layers)}" for kind in kinds)
-            raise InputError(f"there is no layer {layer}: the model has {have}")
-    return tuple(_only(kind, chosen[kind.kind]) for kind in kinds if chosen[kind.kind])
-
-
-def _only(kind: KindLayout, chosen: set[int]) -> KindLayout:
-    kept = [i for i, layer in enumerate(kind.layers) if layer in chosen]
-    return replace(kind, layers=tuple(kind.layers[i] for i in kept), rules=tuple(kind.rules[i] for i in kept))
-
-
-def _ranges(layers: tuple[int, ...]) -> str:
-    if layers == tuple(range(layers[0], layers[-1] + 1)):
-        return f"{layers[0]} to {layers[-1]}"
-    return ", ".join(map(str, layers))
 
 
 def _describe_tokenizer(loaded: LoadedModel) -> dict[str, Any] | None:
@@ -237,7 +238,8 @@ def _run(
     progress: Callable[[Progress], None] | None,
 ) -> None:
     pending = writer.pending_packs()
-    sizes = [sum(pack.token_stop[a] - pack.token_start[a] for a in pack.token_start) for pack in plan.packs]
+    axes = plan.layout.axes
+    sizes = [sum(pack.token_stop[a] - pack.token_start[a] for a in axes) for pack in plan.packs]
     tokens, passes = sum(sizes), 1
     done = {"packs": len(plan.packs) - len(pending), "layers": 0}
     done["tokens"] = tokens - sum(sizes[pack.index] for pack in pending)
@@ -248,7 +250,7 @@ def _run(
                 Progress(
                     packs=len(plan.packs),
                     packs_done=done["packs"],
-                    layers=len(plan.layout.calls) * passes,
+                    layers=runner.calls_needed * passes,
                     layers_done=done["layers"],
                     tokens=tokens,
                     tokens_done=done["tokens"],
@@ -263,19 +265,46 @@ def _run(
         loaded.model,
         plan.layout,
         keep=keep,
-        layers={kind.kind: frozenset(kind.layers) for kind in plan.kinds},
+        kinds=plan.kinds,
         document_ids=lambda i: plan.documents[i].id,
         on_layer=on_layer,
     )
-    for pack in pending:
-        parts = passages(pack, plan.documents, pack_documents=plan.pack_documents, chunk_tokens=plan.sizes.chunk_tokens)
+    room, attempt = Headroom(chunk_tokens=plan.sizes.chunk_tokens), 1
+    waiting = list(pending)
+    while waiting:
+        pack = waiting[0]
+        parts = passages(pack, plan.documents, pack_documents=plan.pack_documents, chunk_tokens=room.chunk_tokens)
         passes, done["layers"] = sum(len(part.chunks) for part in parts), 0
         tell()
+        runner.tile_bytes = room.tile_bytes
         begin = time.perf_counter()
-        with writer.pack(pack) as sink:
-            for part in parts:
-                runner.run(part, sink)
-            sink.commit(seconds=time.perf_counter() - begin, attempt=1)
-        done["packs"] += 1
-        done["tokens"] += sizes[pack.index]
-        tell()
+        try:
+            with writer.pack(pack) as sink:
+                for part in parts:
+                    runner.run(part, sink)
+                sink.commit(seconds=time.perf_counter() - begin, attempt=attempt, room=room)
+        except torch.OutOfMemoryError as error:
+            smaller = room.less()
+            if smaller is None:
+                raise _no_memory(plan, pack, room) from error
+            room, attempt = smaller, attempt + 1
+        else:
+            del waiting[0]
+            attempt = 1
+            done["packs"] += 1
+            done["tokens"] += sizes[pack.index]
+            tell()
+        if attempt > 1:
+            release_memory()
+
+
+def _no_memory(plan: CapturePlan, pack: Pack, room: Headroom) -> NoMemoryError:
+    names = [plan.documents[i].id for i in pack.documents]
+    told = repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    return NoMemoryError(
+        f"the device has no memory for pack {pack.index} ({told}"
+        f", {sum(pack.token_stop[a] - pack.token_start[a] for a in plan.layout.axes)} tokens), with a tile of "
+        f"{room.tile_bytes // 2**20} MiB and "
+        f"{'the pack in one pass' if room.chunk_tokens is None else f'{room.chunk_tokens} tokens a pass'} too -- "
+        "use a larger device, --dtype bfloat16, or smaller packs by --memory"
+    )

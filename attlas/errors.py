@@ -7,6 +7,7 @@ __all__ = [
     "CorruptAtlasError",
     "InputError",
     "MissingAttentionError",
+    "NoMemoryError",
     "NotFiniteError",
     "StoreExistsError",
     "StoreMissingError",
@@ -29,6 +30,10 @@ class UnsupportedModelError(AttlasError, TypeError):
 
 class MissingAttentionError(AttlasError, RuntimeError):
     """Attention layers of the model did not call the capture, or called it in another order than the probe saw."""
+
+
+class NoMemoryError(AttlasError, MemoryError):
+    """The device ran out of memory with the smallest tile and chunk too."""
 
 
 class NotFiniteError(AttlasError, ArithmeticError):

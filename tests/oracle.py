@@ -46,3 +46,10 @@ def head_gram(a_HQK: Any) -> Float:
     """(H, H): sum over cells of the product of two heads' weights."""
     heads = len(a_HQK)
     return np.array([[float((a_HQK[h] * a_HQK[g]).sum()) for g in range(heads)] for h in range(heads)])
+
+
+def gini(weights: Any) -> float:
+    """Gini coefficient of any numbers that are not negative, from their order."""
+    a = np.sort(np.asarray(weights, dtype=np.float64).ravel())
+    cells = len(a)
+    return float(2 * (np.arange(1, cells + 1) * a).sum() / (cells * a.sum()) - (cells + 1) / cells)

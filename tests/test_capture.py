@@ -12,7 +12,7 @@ import xarray as xr
 from transformers import AutoModel, AutoTokenizer, T5ForConditionalGeneration
 
 import attlas
-from attlas.engine.statistics import statistic_names
+from attlas.engine.statistics import gini_from_histogram, statistic_names
 from attlas.errors import InputError, NotFiniteError, StoreExistsError, TierError, UnsupportedModelError
 from tests import families, oracle
 from tests.families import BY_NAME, FAMILIES, Family, build_model, documents, eager_attention
@@ -125,6 +125,7 @@ def test_real_models_equal_eager_attention(real: str, request: pytest.FixtureReq
     truncated = atlases["factors"].documents["truncated_from"].values
     assert truncated[0] > limit
     assert truncated[1] == 0
+    _check_sums(atlases["statistics"], atlases["factors"])
     rng = np.random.default_rng(0)
     for document in ("doc-0", "doc-1"):
         page = atlases["factors"][document]
@@ -150,6 +151,30 @@ def test_real_models_equal_eager_attention(real: str, request: pytest.FixtureReq
                 for keep in ("statistics", "factors"):
                     found = atlases[keep][document][name].sel(layer=layer, head=head).values
                     np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=3e-5, err_msg=f"{name} {keep}")
+
+
+def _check_sums(statistics: attlas.Atlas, factors: attlas.Atlas) -> None:
+    """Gini from the histogram within 2e-3 of that of all visible weights, head_gram within 1e-4, over every head."""
+    assert len(statistics.packs["state"]) == 1
+    counts, grams = (statistics.column(f"self/statistics/{name}")[0] for name in ("histogram", "head_gram"))
+    for place, layer in enumerate(statistics.layers("self")):
+        seen: list[list[Any]] = [[] for _ in range(counts.shape[1])]
+        gram = np.zeros(grams.shape[1:])
+        for document in factors:
+            rows = factors.rows("self", list(factors).index(document))
+            start, stop = rows.intervals(layer, np.arange(rows.queries))
+            keys = np.arange(rows.keys)
+            visible = (keys >= start[:, None]) & (keys < stop[:, None])
+            a = factors[document].attention.sel(layer=layer).values.astype(np.float64)
+            for head, one in enumerate(a):
+                seen[head].append(one[visible])
+            flat = a.reshape(len(a), -1)
+            gram += flat @ flat.T
+        np.testing.assert_allclose(grams[place], gram, rtol=1e-4)
+        for head, weights in enumerate(seen):
+            every = np.concatenate(weights)
+            assert counts[place, head].sum() == len(every)
+            assert abs(gini_from_histogram(counts[place, head]) - oracle.gini(every)) < 2e-3
 
 
 @pytest.mark.real

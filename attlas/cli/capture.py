@@ -12,7 +12,7 @@ from rich.table import Table
 from attlas.cli.inputs import read_inputs
 from attlas.cli.output import console, human_bytes, print_json, reports_errors
 from attlas.cli.progress import capture_progress
-from attlas.cli.selection import LAYERS, MEMORY
+from attlas.cli.selection import LAYERS, MEMORY, QUERIES
 
 __all__ = ["command", "summary"]
 
@@ -37,6 +37,11 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
     help="factors: every weight can be computed; statistics: row statistics alone; maps: factors and dense weights.",
 )
 @click.option("--layers", type=LAYERS, help="Layers to keep, such as 0,4:8,-1. [default: all]")
+@click.option("--heads", type=LAYERS, help="Heads to keep, such as 0,4:8,-1. [default: all]")
+@click.option(
+    "--queries", type=QUERIES, help="Query rows to keep: 10:20, last:512, stride:16, random:1000, ... [default: all]"
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="For --queries random:N.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Cut longer documents there; the atlas records it.")
 @click.option(
     "--chunk-tokens",
@@ -87,9 +92,10 @@ def command(model: str, inputs: tuple[str, ...], store: str, as_json: bool, **op
 def summary(atlas: Any, store: str, seconds: float, storage_options: dict[str, str] | None = None) -> dict[str, Any]:
     """What a capture did, ready for JSON. seconds: of this run, loading the model included."""
     from attlas.storage import store_bytes
+    from attlas.storage.schema import axis_prefix
 
     table = atlas.documents
-    sizes = [name for name in table.data_vars if str(name).endswith("row_size")]
+    sizes = [f"{axis_prefix(axis)}row_size" for axis in atlas.axes]
     cut = [name for name in table.data_vars if str(name).endswith("truncated_from")]
     tokens = int(sum(int(table[name].sum()) for name in sizes))
     return {

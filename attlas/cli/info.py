@@ -49,7 +49,7 @@ def _describe(store: str, storage_options: dict[str, str] | None) -> dict[str, A
         q = atlas.root.get(f"{kind}/q")
         kinds[kind] = {
             "layers": list(atlas.layers(kind)),
-            "heads": len(atlas.column(f"{kind}/head")),
+            "heads": [int(head) for head in atlas.column(f"{kind}/head")],
             "kv_heads": len(atlas.column(f"{kind}/kv_head")),
             "features": None if q is None else int(q.shape[-1]),  # type: ignore[union-attr]
             "dtype": None if q is None else q.attrs["attlas_dtype"],
@@ -74,6 +74,7 @@ def _describe(store: str, storage_options: dict[str, str] | None) -> dict[str, A
         "model": atlas.model,
         "keep": atlas.keep,
         "created": atlas.attrs["created"],
+        "options": atlas.attrs["options"],
         "bytes": store_bytes(store, storage_options=storage_options),
         "packs": {name: int((states == i).sum()) for i, name in enumerate(STATES)},
         "kinds": kinds,
@@ -99,14 +100,19 @@ def _show(told: dict[str, Any]) -> None:
     grid.add_row("tier", told["keep"])
     grid.add_row("packs", ", ".join(f"{count} {name}" for name, count in packs.items() if count))
     grid.add_row("created", told["created"])
+    if told["options"].get("queries"):
+        seed = f", seed {told['options']['seed']}" if "random" in told["options"]["queries"] else ""
+        grid.add_row("queries", f"only {told['options']['queries']}{seed}")
     out.print(grid)
     out.print()
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("attention", "layers", "heads", "kv heads", "features", "dtype", "score"):
-        table.add_column(name, justify="left" if name in {"attention", "layers", "dtype", "score"} else "right")
+        table.add_column(
+            name, justify="left" if name in {"attention", "layers", "heads", "dtype", "score"} else "right"
+        )
     for kind, row in told["kinds"].items():
         table.add_row(
-            kind, _runs(row["layers"]), str(row["heads"]), str(row["kv_heads"]), str(row["features"] or "-"),
+            kind, _runs(row["layers"]), _runs(row["heads"]), str(row["kv_heads"]), str(row["features"] or "-"),
             row["dtype"] or "-", _rule(row),
         )  # fmt: skip
     out.print(table)

@@ -6,7 +6,10 @@ import re
 
 import click
 
-__all__ = ["INDICES", "LAYERS", "MEMORY", "Indices", "Layers", "Memory"]
+from attlas.engine.selection import parse_queries
+from attlas.errors import InputError
+
+__all__ = ["INDICES", "LAYERS", "MEMORY", "QUERIES", "Indices", "Layers", "Memory", "Queries"]
 
 SIZES = {"": 1} | {f"{unit}": 1000**power for power, unit in enumerate("KMGT", 1)}
 SIZES |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
@@ -32,7 +35,7 @@ class Layers(click.ParamType[list[int]]):
                 else:
                     chosen.append(int(start))
             except ValueError:
-                self.fail(f"{part.strip()!r} is no layer or range of layers: write 3, or 0,4:8, or -1", param, ctx)
+                self.fail(f"{part.strip()!r} is no index or range of them: write 3, or 0,4:8, or -1", param, ctx)
         return chosen
 
 
@@ -58,6 +61,18 @@ class Indices(click.ParamType[slice]):
         return self.fail(f"{text!r} is no range: write 7, 10:20, :50 or last:16", param, ctx)
 
 
+class Queries(click.ParamType[str]):
+    """A selection of query rows, checked and handed on as it is."""
+
+    name = "rows"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return parse_queries(str(value)).spec
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Memory(click.ParamType[int]):
     """`6GB`, `512MiB` -> bytes."""
 
@@ -74,5 +89,6 @@ class Memory(click.ParamType[int]):
 
 
 LAYERS = Layers()
+QUERIES = Queries()
 INDICES = Indices()
 MEMORY = Memory()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from attlas.engine.documents import ROW_AXES
 from attlas.engine.rules import ScoreRule
-from attlas.errors import UnsupportedModelError
+from attlas.engine.selection import choose_indices, describe_indices
+from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["KINDS", "KindLayout", "LayerLayout", "ModelLayout"]
+__all__ = ["KINDS", "KindLayout", "LayerLayout", "ModelLayout", "keep_heads", "keep_layers"]
 
 KINDS: dict[str, tuple[str, str]] = {
     "self": ("text", "text"),
@@ -39,27 +44,37 @@ class LayerLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KindLayout:
-    """All layers of one kind, ready to be stored as rectangular arrays.
+    """The kept layers and heads of one kind, ready to be stored as rectangular arrays.
 
-    Feature sizes may differ between layers: the store is as wide as the widest, the rest is zeros, which no dot
-    product sees. Head counts may not differ.
+    layers, heads, kv_heads: the model's own indices. group: query heads to a kv head in the model. chosen_rows: only
+    some query rows are kept, which then have an axis of their own. Feature sizes may differ between layers: the store
+    is as wide as the widest, the rest is zeros, which no dot product sees. Head counts may not differ.
     """
 
     kind: str
     layers: tuple[int, ...]
-    heads: int
-    kv_heads: int
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+    group: int
     features: int
     dtype: str
     rules: tuple[ScoreRule, ...]
+    chosen_rows: bool = False
 
     @property
     def query_axis(self) -> str:
-        return KINDS[self.kind][0]
+        """The axis on which query rows lie."""
+        axis = KINDS[self.kind][0]
+        return ROW_AXES[axis] if self.chosen_rows else axis
 
     @property
     def key_axis(self) -> str:
         return KINDS[self.kind][1]
+
+    @property
+    def same_axis(self) -> bool:
+        """Whether queries and keys are tokens of one text."""
+        return KINDS[self.kind][0] == KINDS[self.kind][1]
 
     @property
     def has_sinks(self) -> bool:
@@ -97,6 +112,48 @@ class ModelLayout:
         return tuple(_kind_layout(kind, calls) for kind, calls in grouped.items())
 
 
+def keep_layers(kinds: tuple[KindLayout, ...], layers: Sequence[int]) -> tuple[KindLayout, ...]:
+    """The kinds with only the chosen layers, negative ones from the end.
+
+    An encoder-decoder numbers the layers of each kind anew: a layer is kept in every kind that has it. Raises
+    InputError where no kind has it.
+    """
+    if not layers:
+        raise InputError("no layer is chosen: leave the choice out to keep all")
+    chosen: dict[str, set[int]] = {kind.kind: set() for kind in kinds}
+    for layer in layers:
+        having = [kind for kind in kinds if layer in kind.layers or -len(kind.layers) <= layer < 0]
+        if not having:
+            have = "; ".join(f"{kind.kind} {describe_indices(kind.layers)}" for kind in kinds)
+            raise InputError(f"there is no layer {layer}: the model has {have}")
+        for kind in having:
+            chosen[kind.kind].add(layer if layer >= 0 else kind.layers[layer])
+    kept = []
+    for kind in kinds:
+        places = [i for i, layer in enumerate(kind.layers) if layer in chosen[kind.kind]]
+        if places:
+            found = tuple(kind.layers[i] for i in places), tuple(kind.rules[i] for i in places)
+            kept.append(replace(kind, layers=found[0], rules=found[1]))
+    return tuple(kept)
+
+
+def keep_heads(kinds: tuple[KindLayout, ...], heads: Sequence[int]) -> tuple[KindLayout, ...]:
+    """The kinds with only the chosen heads, and the kv heads these need; raises InputError."""
+    kept = []
+    for kind in kinds:
+        found = choose_indices(kind.heads, heads, "head")
+        places = np.array([kind.heads.index(head) for head in found])
+        kept.append(
+            replace(
+                kind,
+                heads=found,
+                kv_heads=tuple(sorted({head // kind.group for head in found})),
+                rules=tuple(rule.for_heads(places) for rule in kind.rules),
+            )
+        )
+    return tuple(kept)
+
+
 def _kind_layout(kind: str, calls: list[LayerLayout]) -> KindLayout:
     calls = sorted(calls, key=lambda call: call.layer)
     heads = {(call.heads, call.kv_heads) for call in calls}
@@ -110,8 +167,9 @@ def _kind_layout(kind: str, calls: list[LayerLayout]) -> KindLayout:
     return KindLayout(
         kind=kind,
         layers=tuple(call.layer for call in calls),
-        heads=head_count,
-        kv_heads=kv_heads,
+        heads=tuple(range(head_count)),
+        kv_heads=tuple(range(kv_heads)),
+        group=head_count // kv_heads,
         features=max(call.features for call in calls),
         dtype=dtype,
         rules=tuple(call.rule for call in calls),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.engine.documents import Document, Pack, Tokens
+from attlas.engine.documents import ROW_AXES, Document, Pack, Tokens
 
-__all__ = ["AxisTokens", "Passage", "passages"]
+__all__ = ["AxisTokens", "ChosenRows", "Passage", "passages"]
 
 Indices = NDArray[np.int64]
 
@@ -40,11 +40,28 @@ class AxisTokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChosenRows:
+    """The query rows to keep of a passage on one axis, R of them, ascending.
+
+    row_start: place of the first on the atlas's axis of rows. place_R: index into the passage's tokens.
+    ordinal_R: how many of the own document's rows come before.
+    """
+
+    row_start: int
+    place_R: Indices
+    ordinal_R: Indices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Passage:
-    """axes: "text", or "source" and "target". chunks: ranges of tokens of the first axis, one forward pass each."""
+    """axes: "text", or "source" and "target". chunks: ranges of tokens of the first axis, one forward pass each.
+
+    rows: for each axis the query rows to keep; empty where all are.
+    """
 
     documents: tuple[int, ...]
     axes: dict[str, AxisTokens]
+    rows: dict[str, ChosenRows]
     chunks: tuple[tuple[int, int], ...]
 
     @property
@@ -66,15 +83,24 @@ def passages(
 
 
 def _passage(pack: Pack, documents: Sequence[Document], group: tuple[int, ...], chunk_tokens: int | None) -> Passage:
-    axes = {}
-    for axis in pack.token_start:
-        tokens = [documents[pack.documents[i]].tokens[axis] for i in group]
-        numbers = [pack.documents[i] for i in group]
+    axes, chosen = {}, {}
+    numbers = [pack.documents[i] for i in group]
+    for axis in (axis for axis in pack.token_start if axis in ROW_AXES):
+        tokens = [documents[i].tokens[axis] for i in numbers]
         axes[axis] = _axis(pack.document_start[axis][group[0]], tokens, numbers)
+        row_axis = ROW_AXES[axis]
+        if row_axis in pack.token_start:
+            rows = [documents[i].tokens[row_axis].positions for i in numbers]
+            begins = np.cumsum([0, *map(len, tokens)])
+            chosen[axis] = ChosenRows(
+                row_start=pack.document_start[row_axis][group[0]],
+                place_R=np.concatenate([begin + places for begin, places in zip(begins, rows, strict=False)]),
+                ordinal_R=np.concatenate([np.arange(len(places)) for places in rows]),
+            )
     length = len(next(iter(axes.values())))
     step = chunk_tokens or length
     chunks = tuple((start, min(start + step, length)) for start in range(0, length, step))
-    return Passage(documents=tuple(pack.documents[i] for i in group), axes=axes, chunks=chunks)
+    return Passage(documents=tuple(numbers), axes=axes, rows=chosen, chunks=chunks)
 
 
 def _axis(token_start: int, tokens: list[Tokens], numbers: list[int]) -> AxisTokens:

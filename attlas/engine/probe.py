@@ -22,7 +22,7 @@ from attlas.engine.interface import AttentionCall, listening
 from attlas.engine.kernels.reference import TokenFacts, attend
 from attlas.engine.layout import KINDS, LayerLayout, ModelLayout
 from attlas.engine.models import rotary_depends_on_length
-from attlas.engine.passage import passages
+from attlas.engine.passage import Passage, passages
 from attlas.engine.runner import ShardRunner, final_states
 from attlas.engine.support import interface_modules
 from attlas.errors import MissingAttentionError, UnsupportedModelError
@@ -203,14 +203,20 @@ def _keeps_documents_apart(model: PreTrainedModel, layout: ModelLayout) -> bool:
     documents = [Document(id=str(i), tokens={"text": part}) for i, part in enumerate(tokens)]
     lengths = [{"text": len(part)} for part in tokens]
     (together,) = plan_packs(lengths, pack_tokens=PROBE_TOKENS, block=1)
-    runner = ShardRunner(model, layout, keep="factors", layers={})
+    runner = ShardRunner(model, layout, keep="factors", kinds=())
+
+    def run(part: Passage) -> torch.Tensor:
+        states = runner.run(part, _NoSink())
+        assert states is not None, "a runner that keeps no layer runs them all"
+        return states
+
     (packed,) = passages(together, documents, pack_documents=True, chunk_tokens=None)
     _, alone = passages(together, documents, pack_documents=False, chunk_tokens=None)
-    expected = runner.run(alone, _NoSink())
-    found = [runner.run(packed, _NoSink())[7:]]
+    expected = run(alone)
+    found = [run(packed)[7:]]
     if layout.chunkable:
         _, cut = passages(together, documents, pack_documents=False, chunk_tokens=9)
-        found.append(torch.cat([expected[:9], runner.run(cut, _NoSink())]))
+        found.append(torch.cat([expected[:9], run(cut)]))
     limit = TOLERANCE[str(model.dtype).removeprefix("torch.")] / 10
     return all(_relative_error(states, expected) <= limit for states in found)
 

@@ -5,7 +5,8 @@ Suffixes: H query heads, G kv heads, N the rows of one chunk, M keys so far, T t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,8 @@ from attlas.engine.blocks import LayerBlock, MapTile, Sink
 from attlas.engine.finite import check_finite
 from attlas.engine.interface import AttentionCall, listening
 from attlas.engine.kernels import dispatch
-from attlas.engine.kernels.reference import Attended, TokenFacts, weights
-from attlas.engine.layout import KINDS, LayerLayout, ModelLayout
+from attlas.engine.kernels.reference import TILE_BYTES, Attended, TokenFacts, weights
+from attlas.engine.layout import KINDS, KindLayout, LayerLayout, ModelLayout
 from attlas.engine.passage import AxisTokens, Passage
 from attlas.engine.statistics import statistic_names
 from attlas.errors import MissingAttentionError, UnsupportedModelError
@@ -35,7 +36,8 @@ Indices = NDArray[np.int64]
 class ShardRunner:
     """One model, or one shard of it, ready to run passages.
 
-    keep: the tier. layers: kind -> model indices of the layers to keep; None for all.
+    keep: the tier. kinds: the layers and heads to keep; None for all.
+    tile_bytes: size of a score tile of the reference kernel, which a caller short of memory may lower between runs.
     Plain Python: a Ray actor is a thin shell around it.
     """
 
@@ -45,15 +47,21 @@ class ShardRunner:
         layout: ModelLayout,
         *,
         keep: str,
-        layers: Mapping[str, frozenset[int]] | None = None,
+        kinds: Sequence[KindLayout] | None = None,
         document_ids: Callable[[int], str] = str,
         on_layer: Callable[[str, int], None] | None = None,
     ) -> None:
-        self.model, self.layout, self.keep, self.layers = model, layout, keep, layers
+        self.model, self.layout, self.keep = model, layout, keep
+        self.kinds = {kind.kind: kind for kind in (layout.kinds() if kinds is None else kinds)}
         self.document_ids, self.on_layer = document_ids, on_layer
+        self.tile_bytes = TILE_BYTES
+        kept = [place for place, call in enumerate(layout.calls) if self.keeps_layer(call)]
+        self.calls_needed = kept[-1] + 1 if kept else len(layout.calls)
+        """Calls of a forward pass up to the last kept layer; what comes after it is not run."""
 
-    def run(self, passage: Passage, sink: Sink) -> torch.Tensor:
-        """Run every chunk of a passage; returns the last chunk's last hidden state, (T, hidden).
+    def run(self, passage: Passage, sink: Sink) -> torch.Tensor | None:
+        """Run every chunk of a passage; returns the last chunk's last hidden state, (T, hidden), or None where the
+        layers behind the last kept one were left out.
 
         Raises NotFiniteError naming document, layer, head and token; MissingAttentionError where the layers that
         called differ from those of the probe. The sink then holds a part of the pack, which must not be committed.
@@ -61,17 +69,21 @@ class ShardRunner:
         if len(passage.chunks) > 1 and not self.layout.chunkable:
             raise UnsupportedModelError("this model cannot be run in query chunks: its layers see later tokens")
         rows = _PassageRows(self, passage, sink)
-        hidden = torch.empty(0)
+        hidden = None
         for chunk in passage.chunks:
             rows.begin(chunk)
-            with listening(self.model, rows):
+            with listening(self.model, rows), suppress(_LastLayerDone):
                 output = self.model(**forward_inputs(self.model, self.layout, passage, chunk))
+                hidden = final_states(output)[0]
             rows.end()
-            hidden = final_states(output)[0]
         return hidden
 
     def keeps_layer(self, call: LayerLayout) -> bool:
-        return self.layers is None or call.layer in self.layers.get(call.kind, ())
+        return call.kind in self.kinds and call.layer in self.kinds[call.kind].layers
+
+
+class _LastLayerDone(BaseException):
+    """Ends a forward pass behind the last kept layer."""
 
 
 def final_states(output: Any) -> torch.Tensor:
@@ -106,6 +118,51 @@ class _Buffer:
     v_GTV: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _ChunkRows:
+    """The rows of one layer and chunk: N of them on the query axis, and which of them are kept.
+
+    rows: their range in the passage. start_N, stop_N: key intervals in indices into the passage's keys.
+    chosen_R: the kept rows, as indices into the N; None for all. row_start: place of the first kept row on the atlas's
+    axis. ordinal_R: how many kept rows of the own document come before.
+    """
+
+    layout: LayerLayout
+    query_axis: AxisTokens
+    key_axis: AxisTokens
+    rows: slice
+    start_N: Indices
+    stop_N: Indices
+    facts: TokenFacts
+    chosen_R: Indices | None
+    row_start: int
+    ordinal_R: Indices
+
+    @classmethod
+    def of(
+        cls, call: AttentionCall, layout: LayerLayout, passage: Passage, chunk: tuple[int, int], keys: int
+    ) -> _ChunkRows:
+        query_name, key_name = KINDS[layout.kind]
+        query_axis, key_axis = passage.axes[query_name], passage.axes[key_name]
+        rows = slice(0, len(query_axis)) if len(passage.chunks) == 1 else slice(*chunk)
+        start_N, stop_N = _intervals(call, layout, query_axis, key_axis, rows)
+        choice = passage.rows.get(query_name)
+        if choice is None:
+            chosen_R, row_start, ordinal_R = None, query_axis.token_start + rows.start, query_axis.position_T[rows]
+        else:
+            first, last = np.searchsorted(choice.place_R, [rows.start, rows.stop])
+            chosen_R = choice.place_R[first:last] - rows.start
+            row_start, ordinal_R = choice.row_start + int(first), choice.ordinal_R[first:last]
+        facts = _facts(query_axis, key_axis, rows, keys)
+        return cls(
+            layout, query_axis, key_axis, rows, start_N, stop_N, facts, chosen_R, row_start, ordinal_R
+        )  # fmt: skip
+
+    def kept(self, values: Indices) -> Indices:
+        """Of one value for each of the N rows, those of the kept rows."""
+        return values if self.chosen_R is None else values[self.chosen_R]
+
+
 class _PassageRows:
     """The listener of one passage: answers each layer's call and sends its rows to the sink."""
 
@@ -119,44 +176,36 @@ class _PassageRows:
         self.place, self.chunk = 0, chunk
 
     def end(self) -> None:
-        if self.place != len(self.calls):
-            missing = ", ".join(call.module for call in self.calls[self.place :][:3])
+        needed = self.runner.calls_needed
+        if self.place < needed:
+            missing = ", ".join(call.module for call in self.calls[self.place : needed][:3])
             raise MissingAttentionError(
-                f"{len(self.calls) - self.place} of {len(self.calls)} attention layers did not call the capture "
+                f"{needed - self.place} of {needed} attention layers did not call the capture "
                 f"({missing}); nothing of this pack is kept"
             )
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         layout = self._next(call)
-        query_axis, key_axis = (self.passage.axes[axis] for axis in KINDS[layout.kind])
         whole = len(self.passage.chunks) == 1
-        rows = slice(0, len(query_axis)) if whole else slice(*self.chunk)
-        k_GMD, v_GMV = (call.k_GMD, call.v_GMV) if whole else self._extend(call, len(key_axis))
-        start_N, stop_N = _intervals(call, layout, query_axis, key_axis, rows)
-        facts = _facts(layout, query_axis, key_axis, rows, k_GMD.shape[1])
-        keep_rows = self.runner.keeps_layer(layout)
-        measure = keep_rows and self.runner.keep == "statistics"
-        where = _Where(self.runner.document_ids, layout, query_axis, key_axis, rows)
+        k_GMD, v_GMV = (call.k_GMD, call.v_GMV) if whole else self._extend(call, layout)
+        rows = _ChunkRows.of(call, layout, self.passage, self.chunk, k_GMD.shape[1])
+        kind = self.runner.kinds[layout.kind] if self.runner.keeps_layer(layout) else None
+        where = _Where(self.runner.document_ids, rows)
         where.check_factors(call.q_HND, call.k_GMD)
+        measure = self._measure(kind, rows)
         attended = dispatch.attend(
-            call.q_HND,
-            k_GMD,
-            v_GMV,
-            call.rule,
-            start_N=start_N,
-            stop_N=stop_N,
-            facts=facts,
-            names=self._names(layout) if measure else (),
-            histogram=measure,
-            head_gram=measure,
-        )
-        where.check_rows(attended.rows.lse_HN)
-        if keep_rows:
-            self.sink.write(self._block(call, layout, query_axis, key_axis, rows, attended, start_N, stop_N, facts))
-            if self.runner.keep == "maps":
-                self._write_maps(call, k_GMD, layout, query_axis, rows, attended, start_N, stop_N, facts)
+            call.q_HND, k_GMD, v_GMV, call.rule, start_N=rows.start_N, stop_N=rows.stop_N, facts=rows.facts,
+            measure=measure,
+        )  # fmt: skip
+        where.check_rows(attended.rows.lse_HN, measure)
+        if kind is not None:
+            self.sink.write(self._block(call, kind, rows, attended))
+            if self.runner.keep == "maps" and len(rows.ordinal_R):
+                self._write_maps(call, k_GMD, kind, rows, attended)
         if self.runner.on_layer is not None:
             self.runner.on_layer(layout.kind, layout.layer)
+        if self.place == self.runner.calls_needed < len(self.calls):
+            raise _LastLayerDone
         return attended.out_NHV
 
     def _next(self, call: AttentionCall) -> LayerLayout:
@@ -174,14 +223,22 @@ class _PassageRows:
         self.place += 1
         return expected
 
-    def _names(self, layout: LayerLayout) -> tuple[str, ...]:
-        query_axis, key_axis = KINDS[layout.kind]
-        sinks = any(c.rule.sink_H is not None for c in self.calls if c.kind == layout.kind)
-        return statistic_names(same_axis=query_axis == key_axis, sinks=sinks)
+    def _measure(self, kind: KindLayout | None, rows: _ChunkRows) -> dispatch.Measure:
+        if kind is None:
+            return dispatch.Measure()
+        statistics = self.runner.keep == "statistics"
+        return dispatch.Measure(
+            names=statistic_names(same_axis=kind.same_axis, sinks=kind.has_sinks) if statistics else (),
+            histogram=statistics,
+            head_gram=statistics,
+            heads=None if len(kind.heads) == rows.layout.heads else np.array(kind.heads),
+            rows=rows.chosen_R,
+            tile_bytes=self.runner.tile_bytes,
+        )
 
-    def _extend(self, call: AttentionCall, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _extend(self, call: AttentionCall, layout: LayerLayout) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the chunk's keys and values to the layer's buffers; returns all keys and values so far."""
-        index = self.place - 1
+        index, length = self.place - 1, len(self.passage.axes[KINDS[layout.kind][1]])
         if index not in self.buffers:
             k, v = call.k_GMD, call.v_GMV
             self.buffers[index] = _Buffer(
@@ -192,73 +249,61 @@ class _PassageRows:
         buffer.v_GTV[:, begin:end] = call.v_GMV
         return buffer.k_GTD[:, :end], buffer.v_GTV[:, :end]
 
-    def _block(
-        self,
-        call: AttentionCall,
-        layout: LayerLayout,
-        query_axis: AxisTokens,
-        key_axis: AxisTokens,
-        rows: slice,
-        attended: Attended,
-        start_N: Indices,
-        stop_N: Indices,
-        facts: TokenFacts,
-    ) -> LayerBlock:
-        factors = self.runner.keep != "statistics"
-        own_keys = query_axis is key_axis
+    def _block(self, call: AttentionCall, kind: KindLayout, rows: _ChunkRows, attended: Attended) -> LayerBlock:
+        factors, found = self.runner.keep != "statistics", attended.rows
+        own_keys = rows.query_axis is rows.key_axis
+        first_R = rows.kept(rows.facts.first_N)
+        any_row = bool(len(first_R))
         return LayerBlock(
-            kind=layout.kind,
-            layer=layout.layer,
-            query_start=query_axis.token_start + rows.start,
-            key_start=key_axis.token_start + (rows.start if own_keys else 0),
-            q_HND=_host(call.q_HND) if factors else None,
-            k_GMD=_host(call.k_GMD) if factors else None,
-            lse_HN=_host(attended.rows.lse_HN),
-            interval_start_N=(start_N - facts.first_N).astype(np.int32),
-            interval_stop_N=(stop_N - facts.first_N).astype(np.int32),
-            statistics={name: _host(value) for name, value in attended.rows.statistics.items()},
-            histogram_HB=None if attended.rows.histogram_HB is None else _host(attended.rows.histogram_HB),
-            head_gram_HH=None if attended.rows.head_gram_HH is None else _host(attended.rows.head_gram_HH),
+            kind=kind.kind,
+            layer=rows.layout.layer,
+            query_start=rows.row_start,
+            key_start=rows.key_axis.token_start + (rows.rows.start if own_keys else 0),
+            q_HND=_host(_picked(call.q_HND, kind.heads, rows.chosen_R)) if factors and any_row else None,
+            k_GMD=_host(_picked(call.k_GMD, kind.kv_heads, None)) if factors else None,
+            lse_HN=_host(found.lse_HN) if any_row else None,
+            interval_start_N=(rows.kept(rows.start_N) - first_R).astype(np.int32) if any_row else None,
+            interval_stop_N=(rows.kept(rows.stop_N) - first_R).astype(np.int32) if any_row else None,
+            statistics={name: _host(value) for name, value in found.statistics.items()},
+            histogram_HB=None if found.histogram_HB is None else _host(found.histogram_HB),
+            head_gram_HH=None if found.head_gram_HH is None else _host(found.head_gram_HH),
         )
 
     def _write_maps(
-        self,
-        call: AttentionCall,
-        k_GMD: torch.Tensor,
-        layout: LayerLayout,
-        query_axis: AxisTokens,
-        rows: slice,
-        attended: Attended,
-        start_N: Indices,
-        stop_N: Indices,
-        facts: TokenFacts,
+        self, call: AttentionCall, k_GMD: torch.Tensor, kind: KindLayout, rows: _ChunkRows, attended: Attended
     ) -> None:
-        """Materialise the rows tile by tile; a tile lies within one document and starts on a multiple of MAP_ROWS."""
-        position_N, document_N = query_axis.position_T[rows], query_axis.document_T[rows]
-        edges = np.flatnonzero((position_N % MAP_ROWS == 0) | (np.diff(document_N, prepend=-1) != 0))
-        for begin, end in zip(edges, [*edges[1:], len(position_N)], strict=True):
-            tile = slice(int(begin), int(end))
-            first = int(facts.first_N[begin])
-            low = (int(start_N[tile].min()) - first) // MAP_ROWS * MAP_ROWS
-            high = int(stop_N[tile].max()) - first
+        """Materialise the kept rows tile by tile; a tile lies within one document and starts on a multiple of
+        MAP_ROWS of its rows."""
+        own = rows.rows
+        position_R, document_R = rows.kept(rows.query_axis.position_T[own]), rows.kept(rows.query_axis.document_T[own])
+        first_R = rows.kept(rows.facts.first_N)
+        start_R, stop_R = rows.kept(rows.start_N) - first_R, rows.kept(rows.stop_N) - first_R
+        q_HRD = _picked(call.q_HND, kind.heads, rows.chosen_R)
+        if len(kind.heads) != call.q_HND.shape[0]:
+            k_GMD = k_GMD[np.array(kind.heads) // kind.group]
+        rule = call.rule.for_heads(np.array(kind.heads))
+        edges = np.flatnonzero((rows.ordinal_R % MAP_ROWS == 0) | (np.diff(document_R, prepend=-1) != 0))
+        for begin, end in zip(edges, [*edges[1:], len(position_R)], strict=True):
+            tile, first = slice(int(begin), int(end)), int(first_R[begin])
+            low, high = int(start_R[tile].min()) // MAP_ROWS * MAP_ROWS, int(stop_R[tile].max())
             for key in range(low, high, MAP_ROWS):
                 key_stop = min(key + MAP_ROWS, high)
                 a_HQK = weights(
-                    call.q_HND[:, tile],
+                    q_HRD[:, tile],
                     k_GMD[:, first + key : first + key_stop],
                     attended.rows.lse_HN[:, tile],
-                    call.rule,
-                    start_Q=start_N[tile] - first,
-                    stop_Q=stop_N[tile] - first,
-                    query_positions_Q=position_N[tile],
+                    rule,
+                    start_Q=start_R[tile],
+                    stop_Q=stop_R[tile],
+                    query_positions_Q=position_R[tile],
                     key_positions_K=np.arange(key, key_stop),
                 )
                 self.sink.write_map(
                     MapTile(
-                        kind=layout.kind,
-                        layer=layout.layer,
-                        document=int(document_N[begin]),
-                        query_start=int(position_N[begin]),
+                        kind=kind.kind,
+                        layer=rows.layout.layer,
+                        document=int(document_R[begin]),
+                        query_start=int(rows.ordinal_R[begin]),
                         key_start=key,
                         a_HQK=_host(a_HQK),
                     )
@@ -270,27 +315,30 @@ class _Where:
     """Where a chunk's rows and keys lie, for the message of an error."""
 
     document_ids: Callable[[int], str]
-    layout: LayerLayout
-    query_axis: AxisTokens
-    key_axis: AxisTokens
-    rows: slice
+    chunk: _ChunkRows
 
     def check_factors(self, q_HND: torch.Tensor, k_GMD: torch.Tensor) -> None:
-        own_keys = self.query_axis is self.key_axis
-        keys = self.rows if own_keys else slice(0, len(self.key_axis))
-        self._check("q", q_HND, self.query_axis, self.rows, "head")
-        self._check("k", k_GMD, self.key_axis, keys, "kv head")
+        chunk = self.chunk
+        own_keys = chunk.query_axis is chunk.key_axis
+        key_place = np.arange(chunk.rows.start, chunk.rows.stop) if own_keys else np.arange(len(chunk.key_axis))
+        row_place = np.arange(chunk.rows.start, chunk.rows.stop)
+        self._check("q", q_HND, chunk.query_axis, row_place, None, "head")
+        self._check("k", k_GMD, chunk.key_axis, key_place, None, "kv head")
 
-    def check_rows(self, lse_HN: torch.Tensor) -> None:
-        self._check("the score", lse_HN[:, :, None], self.query_axis, self.rows, "head")
+    def check_rows(self, lse_HN: torch.Tensor, measure: dispatch.Measure) -> None:
+        row_place = self.chunk.kept(np.arange(self.chunk.rows.start, self.chunk.rows.stop))
+        self._check("the score", lse_HN[:, :, None], self.chunk.query_axis, row_place, measure.heads, "head")
 
-    def _check(self, what: str, x_HND: torch.Tensor, axis: AxisTokens, rows: slice, head_word: str) -> None:
+    def _check(
+        self, what: str, x_HND: torch.Tensor, axis: AxisTokens, place_N: Indices, heads: Indices | None, head_word: str
+    ) -> None:
+        layout = self.chunk.layout
         check_finite(
             x_HND,
             lambda head, row, value: (
-                f"{what} is {value} in document {self.document_ids(int(axis.document_T[rows.start + row]))!r}, "
-                f"{self.layout.kind} layer {self.layout.layer}, {head_word} {head}, "
-                f"token {int(axis.position_T[rows.start + row])}: the weights, or {self.layout.dtype} arithmetic, "
+                f"{what} is {value} in document {self.document_ids(int(axis.document_T[place_N[row]]))!r}, "
+                f"{layout.kind} layer {layout.layer}, {head_word} {head if heads is None else heads[head]}, "
+                f"token {int(axis.position_T[place_N[row]])}: the weights, or {layout.dtype} arithmetic, "
                 "overflow there; nothing of this pack is kept -- check the model, or try --dtype float32"
             ),
         )
@@ -318,7 +366,7 @@ def _intervals(
     return first_N + start_N, first_N + stop_N
 
 
-def _facts(layout: LayerLayout, query_axis: AxisTokens, key_axis: AxisTokens, rows: slice, keys: int) -> TokenFacts:
+def _facts(query_axis: AxisTokens, key_axis: AxisTokens, rows: slice, keys: int) -> TokenFacts:
     same_axis = query_axis is key_axis
     return TokenFacts(
         first_N=query_axis.first_T[rows] if same_axis else np.zeros(rows.stop - rows.start, dtype=np.int64),
@@ -327,6 +375,13 @@ def _facts(layout: LayerLayout, query_axis: AxisTokens, key_axis: AxisTokens, ro
         ids_M=key_axis.ids_T[:keys],
         special_M=key_axis.special_T[:keys],
     )
+
+
+def _picked(x_HND: torch.Tensor, heads: tuple[int, ...], rows: Indices | None) -> torch.Tensor:
+    """Some heads and rows; x itself where that is all of them."""
+    if len(heads) != x_HND.shape[0]:
+        x_HND = x_HND[list(heads)]
+    return x_HND if rows is None else x_HND[:, rows]
 
 
 def _host(x: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
+from attlas.engine.layout import KINDS
 from attlas.engine.statistics import statistic_names
 from attlas.storage import schema
 from attlas.storage.lazy import DocumentRows, LazyAttention
@@ -102,7 +103,7 @@ def _expected(atlas: Atlas) -> dict[str, dict[str, tuple[str, ...]]]:
         }
         if atlas.keep == "statistics":
             sinks = any(rule["sink_logit"] for rule in atlas.attrs["score_rules"][kind].values())
-            for name in statistic_names(same_axis=query == key, sinks=sinks):
+            for name in statistic_names(same_axis=KINDS[kind][0] == KINDS[kind][1], sinks=sinks):
                 arrays[f"statistics/{name}"] = ("layer", "head", query)
         else:
             arrays |= {"q": ("layer", "head", query, "feature"), "k": ("layer", "kv_head", key, "feature")}
@@ -147,7 +148,7 @@ def _dtype(name: str, array: zarr.Array[Any]) -> str:
 def _token_sizes(atlas: Atlas) -> dict[str, int]:
     block = int(atlas.attrs["block"])
     sizes = {}
-    for axis in atlas.axes:
+    for axis in atlas.row_axes:
         stop = int(np.max(atlas.packs[f"{schema.axis_prefix(axis)}token_stop"].values))
         sizes[schema.token_dim(axis)] = -(-stop // block) * block
     return sizes

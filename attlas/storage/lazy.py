@@ -31,8 +31,9 @@ CACHED_BYTES = 64 * 2**20
 class DocumentRows:
     """One document's rows of one kind in the store.
 
-    group: the kind's zarr group. query_start, key_start: its first token on the two token axes; queries, keys: lengths.
-    layers, heads: the model's indices, in the order of the store.
+    query_start, key_start: its first row and first key on their axes; queries, keys: how many. position_Q: the place in
+    the document of each row. layers: the model's indices, in the order of the store. kv_place_H: for each stored head,
+    the place of its kv head in the store.
     """
 
     root: zarr.Group
@@ -41,11 +42,15 @@ class DocumentRows:
     key_start: int
     queries: int
     keys: int
+    position_Q: Indices
     layers: tuple[int, ...]
-    heads: int
-    kv_heads: int
+    kv_place_H: Indices
     same_axis: bool
     rules: dict[int, ScoreRule] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> int:
+        return len(self.kv_place_H)
 
     def array(self, name: str) -> zarr.Array[Any]:
         array = self.root[f"{self.kind}/{name}"]
@@ -122,8 +127,7 @@ class LazyAttention(LazyArray):
         seen = np.flatnonzero((keys >= start_Q.min()) & (keys < stop_Q.max()))
         if seen.size == 0:
             return
-        groups = heads // (self.rows.heads // self.rows.kv_heads)
-        read, repeat = np.unique(groups, return_inverse=True)
+        read, repeat = np.unique(self.rows.kv_place_H[heads], return_inverse=True)
         a_HQK = weights(
             self.rows.q(layer, heads, queries),
             self.rows.k(layer, read, keys[seen])[torch.from_numpy(repeat)],
@@ -131,7 +135,7 @@ class LazyAttention(LazyArray):
             self.rows.rule(layer).for_heads(heads),
             start_Q=start_Q,
             stop_Q=stop_Q,
-            query_positions_Q=queries,
+            query_positions_Q=self.rows.position_Q[queries],
             key_positions_K=keys[seen],
         )
         out[:, :, seen] = a_HQK.numpy()
@@ -182,14 +186,14 @@ class StatisticRows:
         keys = np.arange(low, int(stop_N.max()))
         facts = TokenFacts(
             first_N=np.full(len(queries), -low),
-            own_N=queries - low if rows.same_axis else None,
+            own_N=rows.position_Q[queries] - low if rows.same_axis else None,
             ids_N=self.query_ids[queries],
             ids_M=self.key_ids[keys],
             special_M=self.special[keys],
         )
         found = row_statistics(
             rows.q(layer, heads, queries),
-            rows.k(layer, heads // (rows.heads // rows.kv_heads), keys),
+            rows.k(layer, rows.kv_place_H[heads], keys),
             rows.rule(layer).for_heads(heads),
             start_N=start_N - low,
             stop_N=stop_N - low,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from attlas.engine.blocks import LayerBlock, MapTile
 from attlas.engine.documents import Document, Pack
+from attlas.engine.headroom import Headroom
 from attlas.engine.layout import KindLayout
 from attlas.errors import MissingAttentionError
 from attlas.storage import schema
@@ -112,8 +113,11 @@ class PackWriter:
         self._write_sums()
         return self.bytes
 
-    def commit(self, *, seconds: float, attempt: int) -> None:
-        """Flush, then write the record; the state comes last, and alone makes the pack visible."""
+    def commit(self, *, seconds: float, attempt: int, room: Headroom | None = None) -> None:
+        """Flush, then write the record; the state comes last, and alone makes the pack visible.
+
+        room: the tile and chunk with which the pack ran.
+        """
         self.flush()
         missing = [
             f"{kind.kind} layer {layer}"
@@ -126,7 +130,10 @@ class PackWriter:
                 f"pack {self.pack.index} has no rows of {', '.join(missing[:3])}"
                 f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; it is not committed"
             )
-        for name, value in (("attempt", attempt), ("seconds", seconds), ("bytes", self.bytes)):
+        record = {"attempt": attempt, "seconds": seconds, "bytes": self.bytes}
+        if room is not None:
+            record |= {"tile_bytes": room.tile_bytes, "chunk_tokens": room.chunk_tokens or 0}
+        for name, value in record.items():
             self._array(f"packs/{name}")[self.pack.index] = value
         self._array("packs/state")[self.pack.index] = schema.COMMITTED
 

@@ -91,6 +91,12 @@ class Atlas(Mapping[str, xr.Dataset]):
         return schema.axes_of(self.kinds)
 
     @property
+    def row_axes(self) -> tuple[str, ...]:
+        """Every axis on which rows of an array lie: the token axes, and those of chosen query rows."""
+        kinds = self.attrs["kinds"].values()
+        return tuple(dict.fromkeys(kind[name] for kind in kinds for name in ("key_axis", "query_axis")))
+
+    @property
     def model(self) -> dict[str, Any]:
         return dict(self.attrs["model"])
 
@@ -145,23 +151,29 @@ class Atlas(Mapping[str, xr.Dataset]):
 
     def rows(self, kind: str, index: int) -> DocumentRows:
         """Where one document's rows of one kind lie in the store."""
-        query_axis, key_axis = KINDS[kind]
+        query_axis, key_axis = (self.attrs["kinds"][kind][name] for name in ("query_axis", "key_axis"))
         place = {}
         for axis in {query_axis, key_axis}:
             prefix = schema.axis_prefix(axis)
             start = int(self.column(f"documents/{prefix}token_start")[index])
             place[axis] = (start, int(self.column(f"documents/{prefix}row_size")[index]))
+        start, count = place[query_axis]
+        if query_axis in KINDS[kind]:
+            position_Q = np.arange(count)
+        else:
+            position_Q = np.asarray(self.root[f"tokens/{query_axis}/position"][start : start + count], dtype=np.int64)  # type: ignore[index]
+        kv_heads = self.column(f"{kind}/head") // int(self.attrs["kinds"][kind]["heads_per_kv_head"])
         return DocumentRows(
-            self.root,
-            kind,
-            place[query_axis][0],
-            place[key_axis][0],
-            place[query_axis][1],
-            place[key_axis][1],
-            self.layers(kind),
-            len(self.column(f"{kind}/head")),
-            len(self.column(f"{kind}/kv_head")),
-            query_axis == key_axis,
+            root=self.root,
+            kind=kind,
+            query_start=start,
+            key_start=place[key_axis][0],
+            queries=count,
+            keys=place[key_axis][1],
+            position_Q=position_Q,
+            layers=self.layers(kind),
+            kv_place_H=np.searchsorted(self.column(f"{kind}/kv_head"), kv_heads),
+            same_axis=KINDS[kind][0] == KINDS[kind][1],
         )
 
 
@@ -175,15 +187,15 @@ def _page(atlas: Atlas, document: str, index: int) -> Page:
         tokens = {
             dim: _document_tokens(atlas.root, axis, start, length)
             for dim, axis, start, length in (
-                (query, KINDS[kind][0], rows.query_start, rows.queries),
-                (key, KINDS[kind][1], rows.key_start, rows.keys),
+                (query, atlas.attrs["kinds"][kind]["query_axis"], rows.query_start, rows.queries),
+                (key, atlas.attrs["kinds"][kind]["key_axis"], rows.key_start, rows.keys),
             )
         }
+        places = {query: rows.position_Q, key: np.arange(rows.keys)}
         coordinates[layer] = xr.Variable(layer, list(rows.layers), {"long_name": "the model's layer index"})
         coordinates[head] = xr.Variable(head, atlas.column(f"{kind}/head"), {"long_name": "head index"})
         for dim, columns in tokens.items():
-            size = len(columns["token"])
-            coordinates[dim] = xr.Variable(dim, np.arange(size), {"long_name": "place in the document"})
+            coordinates[dim] = xr.Variable(dim, places[dim], {"long_name": "place in the document", "units": "token"})
             coordinates[f"{dim}_token"] = xr.Variable(dim, columns["token"], {"long_name": "the token as text"})
             coordinates[f"{dim}_token_id"] = xr.Variable(dim, columns["token_id"], {"long_name": "vocabulary index"})
         if atlas.keep != "statistics":

@@ -7,7 +7,7 @@ them. Nothing else in attlas knows a path or a chunk shape.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
-from attlas.engine.documents import Document, Pack
+from attlas.engine.documents import ROW_AXES, Document, Pack
 from attlas.engine.layout import KINDS, KindLayout
 from attlas.engine.rules import PositionBias, ScoreRule
 from attlas.engine.statistics import HISTOGRAM_BINS, STATISTICS, histogram_edges, statistic_names
@@ -146,16 +146,18 @@ def document_arrays(documents: Sequence[Document], packs: Sequence[Pack]) -> Ite
         for pack in packs:
             start[list(pack.documents)] = pack.document_start[axis]
         sizes = [d.length(axis) for d in documents]
-        cut = [d.tokens[axis].truncated_from or 0 for d in documents]
         dim = token_dim(axis)
         yield _column(
-            f"documents/{prefix}row_size", "document", "int64", sizes, "tokens of the document",
+            f"documents/{prefix}row_size", "document", "int64", sizes, f"places of the document on {dim}",
             units="token",
         )  # fmt: skip
         yield _column(
             f"documents/{prefix}token_start", "document", "int64", start, f"place of its first token on {dim}",
             units="token",
         )  # fmt: skip
+        if axis in ROW_AXES.values():
+            continue
+        cut = [d.tokens[axis].truncated_from or 0 for d in documents]
         yield _column(
             f"documents/{prefix}truncated_from", "document", "int64", cut,
             "tokens before the document was cut, 0 where it is whole", units="token",
@@ -173,7 +175,7 @@ def token_arrays(documents: Sequence[Document], packs: Sequence[Pack], axis: str
             tokens = documents[number].tokens[axis]
             place = slice(start, start + len(tokens))
             ids[place], char_start[place], char_end[place] = tokens.ids, tokens.char_start, tokens.char_end
-            text[place], special[place], position[place] = tokens.text, tokens.special, np.arange(len(tokens))
+            text[place], special[place], position[place] = tokens.text, tokens.special, tokens.positions
     path, dim = f"tokens/{axis}", token_dim(axis)
     yield _column(f"{path}/token_id", dim, "int32", ids, "vocabulary index", fill=-1)
     yield _column(f"{path}/token", dim, "str", text, "the token as text")
@@ -191,6 +193,8 @@ def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
     yield _record("attempt", "int32", count, "how often the pack was run")
     yield _record("seconds", "float64", count, "time the capture of the pack took", units="s")
     yield _record("bytes", "int64", count, "bytes handed to the store for the pack", units="byte")
+    yield _record("tile_bytes", "int64", count, "size of a score tile, smaller where memory ran out", units="byte")
+    yield _record("chunk_tokens", "int64", count, "most tokens in a forward pass, 0: whole packs", units="token")
     for axis in packs[0].token_start:
         prefix = axis_prefix(axis)
         starts, stops = [p.token_start[axis] for p in packs], [p.token_stop[axis] for p in packs]
@@ -204,17 +208,17 @@ def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) 
     A shard, and a write, is a block of one layer's q or k, all heads; of what is small, one number a row, a block of
     all layers: a corpus of short documents makes few files.
     """
-    path, layers, heads = kind.kind, len(kind.layers), kind.heads
+    path, layers, heads = kind.kind, len(kind.layers), len(kind.heads)
     query_dim, key_dim = token_dim(kind.query_axis), token_dim(kind.key_axis)
     queries, keys = axis_length(packs, kind.query_axis, block), axis_length(packs, kind.key_axis, block)
     yield _column(f"{path}/layer", "layer", "int32", kind.layers, "the model's layer index")
-    yield _column(f"{path}/head", "head", "int32", range(heads), "the model's head index")
-    yield _column(f"{path}/kv_head", "kv_head", "int32", range(kind.kv_heads), "the model's key-value head index")
+    yield _column(f"{path}/head", "head", "int32", kind.heads, "the model's head index")
+    yield _column(f"{path}/kv_head", "kv_head", "int32", kind.kv_heads, "the model's key-value head index")
     if keep != "statistics":
         encoding = {"attlas_dtype": kind.dtype}
         for name, dims, tokens, count, what in (
             ("q", ("layer", "head", query_dim, "feature"), queries, heads, "queries"),
-            ("k", ("layer", "kv_head", key_dim, "feature"), keys, kind.kv_heads, "keys"),
+            ("k", ("layer", "kv_head", key_dim, "feature"), keys, len(kind.kv_heads), "keys"),
         ):
             yield ArraySpec(
                 path=f"{path}/{name}",
@@ -250,7 +254,7 @@ def map_arrays(kind: KindLayout, document: Document, map_dtype: str) -> Iterator
     yield ArraySpec(
         path=f"{path}/attention",
         dims=("layer", "head", "query", "key"),
-        shape=(len(kind.layers), kind.heads, queries, keys),
+        shape=(len(kind.layers), len(kind.heads), queries, keys),
         dtype=map_dtype,
         shards=(1, 1, *shard),
         chunks=(1, 1, MAP_CHUNK, MAP_CHUNK),
@@ -263,10 +267,10 @@ def map_arrays(kind: KindLayout, document: Document, map_dtype: str) -> Iterator
         },
     )
     yield _column(f"{path}/layer", "layer", "int32", kind.layers, "the model's layer index")
-    yield _column(f"{path}/head", "head", "int32", range(kind.heads), "the model's head index")
+    yield _column(f"{path}/head", "head", "int32", kind.heads, "the model's head index")
     for dim, axis in (("query", kind.query_axis), ("key", kind.key_axis)):
         tokens = document.tokens[axis]
-        yield _column(f"{path}/{dim}", dim, "int32", range(len(tokens)), "place in the document", units="token")
+        yield _column(f"{path}/{dim}", dim, "int32", tokens.positions, "place in the document", units="token")
         yield _column(f"{path}/{dim}_token", dim, "str", tokens.text, "the token as text")
 
 
@@ -317,7 +321,7 @@ def rule_from_store(root: zarr.Group, kind: str, layer: int, index: int) -> Scor
 
 def _rule_arrays(kind: KindLayout) -> Iterator[ArraySpec]:
     """Sink logits and position biases, NaN in layers that have none."""
-    layers, heads = len(kind.layers), kind.heads
+    layers, heads = len(kind.layers), len(kind.heads)
     if kind.has_sinks:
         sinks = np.full((layers, heads), np.nan, dtype=np.float32)
         for i, rule in enumerate(kind.rules):
@@ -346,13 +350,13 @@ def _rule_arrays(kind: KindLayout) -> Iterator[ArraySpec]:
 
 
 def _statistic_arrays(kind: KindLayout, packs: Sequence[Pack], queries: int, block: int) -> Iterator[ArraySpec]:
-    layers, heads, path = len(kind.layers), kind.heads, f"{kind.kind}/statistics"
+    layers, heads, path = len(kind.layers), len(kind.heads), f"{kind.kind}/statistics"
     known = {s.name: s for s in STATISTICS}
-    for name in statistic_names(same_axis=kind.query_axis == kind.key_axis, sinks=kind.has_sinks):
+    for name in statistic_names(same_axis=kind.same_axis, sinks=kind.has_sinks):
         yield _rows(kind, f"statistics/{name}", queries, block, known[name].definition, known[name].units)
     edges = histogram_edges()
     yield _column(f"{path}/bin", "bin", "float64", edges[:-1], "left edge of the bin", right_edges=edges[1:].tolist())
-    yield _column(f"{path}/head_other", "head_other", "int32", range(heads), "the model's head index")
+    yield _column(f"{path}/head_other", "head_other", "int32", kind.heads, "the model's head index")
     yield ArraySpec(
         path=f"{path}/histogram", dims=("pack", "layer", "head", "bin"), dtype="int64",
         shape=(len(packs), layers, heads, HISTOGRAM_BINS), chunks=(1, layers, heads, HISTOGRAM_BINS), fill=-1,
@@ -370,9 +374,9 @@ def _rows(kind: KindLayout, name: str, queries: int, block: int, long_name: str,
     return ArraySpec(
         path=f"{kind.kind}/{name}",
         dims=("layer", "head", token_dim(kind.query_axis)),
-        shape=(len(kind.layers), kind.heads, queries),
+        shape=(len(kind.layers), len(kind.heads), queries),
         dtype="float32",
-        shards=(len(kind.layers), kind.heads, block),
+        shards=(len(kind.layers), len(kind.heads), block),
         chunks=(1, 1, block),
         fill=np.nan,
         attributes={"long_name": long_name, "units": units},
@@ -409,6 +413,6 @@ def _record(name: str, dtype: str, count: int, long_name: str, *, units: str = "
     )
 
 
-def axes_of(kinds: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+def axes_of(kinds: Iterable[str]) -> tuple[str, ...]:
     """The token axes that kinds of attention need."""
     return tuple(dict.fromkeys(axis for kind in kinds for axis in KINDS[kind]))

@@ -106,7 +106,7 @@ class AtlasWriter:
         """Go on with an atlas that the same capture began; raises InputError naming the first thing that differs."""
         root = open_root(where, storage_options=storage_options, mode="r+")
         wanted = _attributes(kinds, block, keep, model, tokenizer, options, map_dtype)
-        for name in ("keep", "model", "tokenizer", "options", "block", "map_dtype", "score_rules"):
+        for name in ("keep", "model", "tokenizer", "options", "kinds", "block", "map_dtype", "score_rules"):
             if root.attrs.get(name) != wanted[name]:
                 raise InputError(
                     f"{store_name(where)} was made with another {name} ({_short(root.attrs.get(name))}, "
@@ -196,7 +196,14 @@ def _attributes(
         "attlas_version": schema.VERSION,
         "model": dict(model),
         "tokenizer": None if tokenizer is None else dict(tokenizer),
-        "kinds": {kind.kind: {"query_axis": kind.query_axis, "key_axis": kind.key_axis} for kind in kinds},
+        "kinds": {
+            kind.kind: {
+                "query_axis": kind.query_axis,
+                "key_axis": kind.key_axis,
+                "heads_per_kv_head": kind.group,
+            }
+            for kind in kinds
+        },
         "score_rules": schema.rules_to_attributes(kinds),
         "keep": keep,
         "map_dtype": map_dtype if keep == "maps" else None,

@@ -43,7 +43,7 @@ def test_documents_are_named_for_files_and_lines(store: str) -> None:
     told = json.loads(run(["info", store, "--json"]).output)
     assert [d["id"] for d in told["documents"]] == ["counting", "a", "more-3"]
     assert told["documents"][0]["tokens"] == {"text": len(TEXT) + 1}
-    assert told["kinds"]["self"]["heads"] == 4
+    assert told["kinds"]["self"]["heads"] == [0, 1, 2, 3]
     assert told["packs"] == {"pending": 0, "committed": 1, "failed": 0}
     assert "counting" in run(["info", store]).output
 
@@ -164,6 +164,25 @@ def test_truncation_is_recorded_and_shown(tmp_path: Path) -> None:
     assert "--overwrite" in again.output
     assert run([*arguments, "--resume"]).exit_code == 0
     assert run([*arguments, "--overwrite", "--json"]).exit_code == 0
+
+
+def test_heads_and_queries_are_chosen_and_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT)
+    store = str(tmp_path / "s.zarr")
+    chosen = ["--heads", "0,-1", "--queries", "0:2,random:3", "--seed", "5"]
+    done = run(["capture", "demo", str(tmp_path / "a.txt"), "--store", store, *chosen, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["tokens"] == len(TEXT) + 1
+    page = attlas.open_atlas(store)["a"]
+    assert page["head"].values.tolist() == [0, 3]
+    assert page["query"].values[:2].tolist() == [0, 1]
+    assert page.sizes["query"] == 5
+    shown = run(["info", store]).output
+    assert "only 0:2,random:3, seed 5" in shown
+    assert "0, 3" in shown
+    refused = run(["capture", "demo", "x.txt", "--store", store, "--queries", "some"])
+    assert refused.exit_code == 2
+    assert "'some' is no choice of queries" in refused.output
 
 
 def test_standard_input(tmp_path: Path) -> None:

@@ -134,7 +134,8 @@ def synthetic(
         ),
     }
     kind = KindLayout(
-        kind="self", layers=layers, heads=heads, kv_heads=kv_heads, features=FEATURES, dtype="float32",
+        kind="self", layers=layers, heads=tuple(range(heads)), kv_heads=tuple(range(kv_heads)), group=heads // kv_heads,
+        features=FEATURES, dtype="float32",
         rules=(rules[rule],) * len(layers),
     )  # fmt: skip
     return Synthetic(

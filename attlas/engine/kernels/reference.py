@@ -7,7 +7,7 @@ D features, V value features, B histogram bins. Key intervals are half-open, in 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ __all__ = ["Attended", "RowStatistics", "TokenFacts", "attend", "row_statistics"
 Indices = NDArray[np.int64]
 
 TILE_BYTES = 32 * 2**20
-"""Size of one float32 score tile over all heads; about six such tiles are alive at once."""
+"""Size of one score tile over all heads, unless told otherwise; about six such tiles are alive at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +37,11 @@ class TokenFacts:
     ids_N: Indices
     ids_M: Indices
     special_M: NDArray[np.bool_]
+
+    def of_rows(self, rows: Indices) -> TokenFacts:
+        """The facts of some of the rows."""
+        own_N = None if self.own_N is None else self.own_N[rows]
+        return replace(self, first_N=self.first_N[rows], own_N=own_N, ids_N=self.ids_N[rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,11 +101,13 @@ def row_statistics(
     histogram: bool = False,
     head_gram: bool = False,
     dtype: torch.dtype = torch.float32,
+    tile_bytes: int = TILE_BYTES,
 ) -> RowStatistics:
     """Log-sum-exp and row statistics from the factors alone; see `attend` for the parameters."""
     return _run(
-        q_HND, k_GMD, None, rule, start_N, stop_N, facts, names, histogram=histogram, head_gram=head_gram, dtype=dtype
-    )[1]
+        q_HND, k_GMD, None, rule, start_N, stop_N, facts, names, histogram=histogram, head_gram=head_gram, dtype=dtype,
+        tile_bytes=tile_bytes,
+    )[1]  # fmt: skip
 
 
 def attend(
@@ -116,15 +123,17 @@ def attend(
     histogram: bool = False,
     head_gram: bool = False,
     dtype: torch.dtype = torch.float32,
+    tile_bytes: int = TILE_BYTES,
 ) -> Attended:
     """A layer's output, log-sum-exp and row statistics, computed in `dtype` whatever the dtype of q, k and v.
 
     start_N, stop_N: each row's key interval, not empty, in indices into the M keys. names: which row statistics.
-    Memory: TILE_BYTES a tile and what is returned; nothing grows with N x M.
+    Memory: about six tiles of `tile_bytes` (or of one row, if that is more) and what is returned.
     """
     out_NHV, rows = _run(
-        q_HND, k_GMD, v_GMV, rule, start_N, stop_N, facts, names, histogram=histogram, head_gram=head_gram, dtype=dtype
-    )
+        q_HND, k_GMD, v_GMV, rule, start_N, stop_N, facts, names, histogram=histogram, head_gram=head_gram, dtype=dtype,
+        tile_bytes=tile_bytes,
+    )  # fmt: skip
     assert out_NHV is not None
     return Attended(out_NHV=out_NHV, rows=rows)
 
@@ -142,6 +151,7 @@ def _run(
     histogram: bool,
     head_gram: bool,
     dtype: torch.dtype,
+    tile_bytes: int,
 ) -> tuple[torch.Tensor | None, RowStatistics]:
     heads, rows, _ = q_HND.shape
     device = q_HND.device
@@ -151,7 +161,7 @@ def _run(
     gram_HH = torch.zeros(heads, heads, dtype=torch.float64, device=device) if head_gram else None
     out_NHV = None if v_GMV is None else v_GMV.new_empty(rows, heads, v_GMV.shape[2])
 
-    for begin, end in _row_blocks(start_N, stop_N, heads, dtype.itemsize):
+    for begin, end in _row_blocks(start_N, stop_N, heads * dtype.itemsize, tile_bytes):
         low, high = int(start_N[begin:end].min()), int(stop_N[begin:end].max())
         keys_K = np.arange(low, high)
         own_Q = None if facts.own_N is None else facts.own_N[begin:end]
@@ -179,14 +189,14 @@ def _run(
     return out_NHV, RowStatistics(lse_HN=lse_HN, statistics=statistics, histogram_HB=histogram_HB, head_gram_HH=gram_HH)
 
 
-def _row_blocks(start_N: Indices, stop_N: Indices, heads: int, itemsize: int) -> Iterator[tuple[int, int]]:
-    """Cut the rows so that heads x rows x spanned keys fits TILE_BYTES; a block has at least one row."""
+def _row_blocks(start_N: Indices, stop_N: Indices, cell_bytes: int, tile_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut the rows so that rows x spanned keys, of all heads, fit tile_bytes; a block has at least one row."""
     begin, rows = 0, len(start_N)
     while begin < rows:
         end = min(rows, begin + 256)
         while end - begin > 1:
             span = int(stop_N[begin:end].max() - start_N[begin:end].min())
-            if heads * (end - begin) * span * itemsize <= TILE_BYTES:
+            if (end - begin) * span * cell_bytes <= tile_bytes:
                 break
             end = begin + (end - begin + 1) // 2
         yield begin, end

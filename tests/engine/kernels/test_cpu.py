@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from attlas.engine.kernels import cpu, reference
 from attlas.engine.kernels.reference import RowStatistics, TokenFacts
 from attlas.engine.rules import ScoreRule
-from attlas.engine.statistics import statistic_names
+from attlas.engine.statistics import gini_from_histogram, statistic_names
+from tests import oracle
 from tests.engine.kernels.test_reference import MASKS, random_case, rules
 
 SMALL_TILE = 4 * 8 * 64 * 4
@@ -172,17 +173,7 @@ def test_gini_from_the_histogram_is_near_the_exact_one() -> None:
             q, k, rule, lse_HN=rows.lse_HN.float(), start_N=start, stop_N=stop, facts=facts, names=(), histogram=True
         )
         s = torch.tril(torch.ones(500, 500)).bool()
-        a = torch.exp((q[0].double() @ k[0].double().T) * scaling - rows.lse_HN[0][:, None])[s].sort().values.numpy()
-        cells = len(a)
-        gini = 2 * (np.arange(1, cells + 1) * a).sum() / (cells * a.sum()) - (cells + 1) / cells
+        a = torch.exp((q[0].double() @ k[0].double().T) * scaling - rows.lse_HN[0][:, None])[s].numpy()
+        gini = oracle.gini(a)
         assert found.histogram_HB is not None
-        assert abs(histogram_gini(found.histogram_HB[0].numpy()) - gini) < 2e-3
-
-
-def histogram_gini(count_B: Any) -> float:
-    """Gini of the weights in a histogram, each taken at the geometric middle of its bin."""
-    middle = 2.0 ** ((np.arange(len(count_B)) - len(count_B) + 0.5) / 4)
-    cells, total = count_B.sum(), (count_B * middle).sum()
-    share = np.concatenate([[0], np.cumsum(count_B * middle) / total])
-    people = count_B / cells
-    return float(1 - (people * (share[1:] + share[:-1])).sum())
+        assert abs(gini_from_histogram(found.histogram_HB[0].numpy()) - gini) < 2e-3

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernel's module is imported
 
 cuda = pytest.importorskip("attlas.engine.kernels.cuda", reason="triton is made for Linux alone")
 
