@@ -17,7 +17,7 @@ from attlas.engine.headroom import Headroom, release_memory
 from attlas.engine.layout import KindLayout, ModelLayout, keep_heads, keep_layers
 from attlas.engine.models import LoadedModel, load_model
 from attlas.engine.passage import passages
-from attlas.engine.probe import probe
+from attlas.engine.probe import layout_of
 from attlas.engine.runner import KEEPS, ShardRunner
 from attlas.engine.selection import parse_queries
 from attlas.engine.sizes import Sizes, plan_sizes
@@ -168,7 +168,7 @@ def plan_capture(
 ) -> CapturePlan:
     """Probe the model, check the documents and cut them into packs; writes nothing."""
     selection = None if queries is None else parse_queries(queries, seed)
-    layout = probe(loaded.model)
+    layout = layout_of(loaded)
     kinds = layout.kinds()
     if layers is not None:
         kinds = keep_layers(kinds, layers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,13 +22,13 @@ from attlas.engine.documents import Document, Tokens, plan_packs
 from attlas.engine.interface import AttentionCall, listening
 from attlas.engine.kernels.reference import TokenFacts, attend
 from attlas.engine.layout import KINDS, LayerLayout, ModelLayout
-from attlas.engine.models import rotary_depends_on_length
+from attlas.engine.models import LoadedModel, rotary_depends_on_length
 from attlas.engine.passage import Passage, passages
 from attlas.engine.runner import ShardRunner, final_states
 from attlas.engine.support import interface_modules
 from attlas.errors import MissingAttentionError, UnsupportedModelError
 
-__all__ = ["probe"]
+__all__ = ["layout_of", "probe"]
 
 PROBE_TOKENS = 24
 SOURCE_TOKENS, TARGET_TOKENS = 17, 11
@@ -35,6 +36,18 @@ TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
 """Largest accepted |capture - eager| / |eager| of the last hidden state; rounding alone stays far below."""
 SAME_RUN = 1e-5
 """Largest |a - b| / |b| between two runs that ask for the same arithmetic."""
+
+
+_LEARNT: WeakKeyDictionary[PreTrainedModel, tuple[str, ModelLayout]] = WeakKeyDictionary()
+
+
+def layout_of(loaded: LoadedModel) -> ModelLayout:
+    """The probe's layout of a loaded model, learnt once for as long as the model object lives and its weights stay."""
+    weights, layout = _LEARNT.get(loaded.model, (None, None))
+    if layout is None or weights != loaded.identity.weights:
+        layout = probe(loaded.model)
+        _LEARNT[loaded.model] = (loaded.identity.weights, layout)
+    return layout
 
 
 def probe(model: PreTrainedModel, *, compare: bool = True) -> ModelLayout:
@@ -206,8 +219,8 @@ def _keeps_documents_apart(model: PreTrainedModel, layout: ModelLayout) -> bool:
     runner = ShardRunner(model, layout, keep="factors", kinds=())
 
     def run(part: Passage) -> torch.Tensor:
-        states = runner.run(part, _NoSink())
-        assert states is not None, "a runner that keeps no layer runs them all"
+        states = runner.run(part, _NoSink(), finish=True)
+        assert states is not None
         return states
 
     (packed,) = passages(together, documents, pack_documents=True, chunk_tokens=None)

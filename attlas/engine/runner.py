@@ -57,18 +57,19 @@ class ShardRunner:
         self.tile_bytes = TILE_BYTES
         kept = [place for place, call in enumerate(layout.calls) if self.keeps_layer(call)]
         self.calls_needed = kept[-1] + 1 if kept else len(layout.calls)
-        """Calls of a forward pass up to the last kept layer; what comes after it is not run."""
+        """Calls of a forward pass up to the last kept layer."""
 
-    def run(self, passage: Passage, sink: Sink) -> torch.Tensor | None:
-        """Run every chunk of a passage; returns the last chunk's last hidden state, (T, hidden), or None where the
-        layers behind the last kept one were left out.
+    def run(self, passage: Passage, sink: Sink, *, finish: bool = False) -> torch.Tensor | None:
+        """Run every chunk of a passage as far as the last kept layer's attention.
+
+        finish: run the model to its end, and return the last chunk's last hidden state, (T, hidden).
 
         Raises NotFiniteError naming document, layer, head and token; MissingAttentionError where the layers that
         called differ from those of the probe. The sink then holds a part of the pack, which must not be committed.
         """
         if len(passage.chunks) > 1 and not self.layout.chunkable:
             raise UnsupportedModelError("this model cannot be run in query chunks: its layers see later tokens")
-        rows = _PassageRows(self, passage, sink)
+        rows = _PassageRows(self, passage, sink, finish)
         hidden = None
         for chunk in passage.chunks:
             rows.begin(chunk)
@@ -166,8 +167,8 @@ class _ChunkRows:
 class _PassageRows:
     """The listener of one passage: answers each layer's call and sends its rows to the sink."""
 
-    def __init__(self, runner: ShardRunner, passage: Passage, sink: Sink) -> None:
-        self.runner, self.passage, self.sink = runner, passage, sink
+    def __init__(self, runner: ShardRunner, passage: Passage, sink: Sink, finish: bool) -> None:
+        self.runner, self.passage, self.sink, self.finish = runner, passage, sink, finish
         self.calls = runner.layout.calls
         self.buffers: dict[int, _Buffer] = {}
         self.place, self.chunk = 0, (0, 0)
@@ -176,7 +177,7 @@ class _PassageRows:
         self.place, self.chunk = 0, chunk
 
     def end(self) -> None:
-        needed = self.runner.calls_needed
+        needed = len(self.calls) if self.finish else self.runner.calls_needed
         if self.place < needed:
             missing = ", ".join(call.module for call in self.calls[self.place : needed][:3])
             raise MissingAttentionError(
@@ -204,7 +205,7 @@ class _PassageRows:
                 self._write_maps(call, k_GMD, kind, rows, attended)
         if self.runner.on_layer is not None:
             self.runner.on_layer(layout.kind, layout.layer)
-        if self.place == self.runner.calls_needed < len(self.calls):
+        if self.place == self.runner.calls_needed and not self.finish:
             raise _LastLayerDone
         return attended.out_NHV
 

@@ -29,7 +29,10 @@ def captured(
     (whole,) = plan_packs([{"text": d.length("text")} for d in made], pack_tokens=1000, block=64)
     layout, sink = probe(loaded.model), MemorySink()
     shard = ShardRunner(loaded.model, layout, keep=keep)
-    hidden = [shard.run(part, sink) for part in passages(whole, made, pack_documents=pack, chunk_tokens=chunk_tokens)]
+    hidden = [
+        shard.run(part, sink, finish=True)
+        for part in passages(whole, made, pack_documents=pack, chunk_tokens=chunk_tokens)
+    ]
     return inputs, sink, hidden
 
 

@@ -67,11 +67,21 @@ def attend(
     Memory: what is returned, and MASKED_ROWS x (MASKED_ROWS + window) floats for windows.
     """
     heads, rows, width = q_HND.shape
-    out_HNV = q_HND.new_zeros(heads, rows, width)
-    lse_HN = q_HND.new_full((heads, rows), -torch.inf)
-    for piece in cut(start_N, stop_N):
+    pieces = tuple(cut(start_N, stop_N))
+    if len(pieces) == 1:
+        out_HNV, lse_HN = _fused(q_HND, k_GMD, v_GMV, rule, pieces[0], start_N, stop_N)
+        pieces = ()
+    else:
+        # a token's heads side by side, as the model wants them
+        out_HNV = q_HND.new_empty(rows, heads, width).transpose(0, 1)
+        lse_HN = q_HND.new_empty(heads, rows)
+    done = 0  # rows that have a piece behind them
+    for piece in pieces:
         at = slice(piece.row, piece.row_stop)
         out_HQV, lse_HQ = _fused(q_HND[:, at], k_GMD, v_GMV, rule, piece, start_N[at], stop_N[at])
+        if piece.row >= done:
+            out_HNV[:, at], lse_HN[:, at], done = out_HQV, lse_HQ, piece.row_stop
+            continue
         joined_HQ = torch.logaddexp(lse_HN[:, at], lse_HQ)
         before_HQ, now_HQ = torch.exp(lse_HN[:, at] - joined_HQ), torch.exp(lse_HQ - joined_HQ)
         out_HNV[:, at].mul_(before_HQ[:, :, None]).add_(out_HQV * now_HQ[:, :, None])
