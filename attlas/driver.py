@@ -1,52 +1,52 @@
-"""attlas.capture: one model, many documents, one atlas. Plans, creates the store, runs the packs, commits each."""
+"""attlas.capture: one model, many documents, one atlas. Plans, creates the store, has the packs run, commits each.
+
+The model runs in this process, or as shards on a Ray cluster; both are a `Runs`, and everything else is the same.
+"""
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from attlas.engine.documents import Document, Pack, plan_packs, with_chosen_rows
 from attlas.engine.estimate import shape_of
 from attlas.engine.headroom import Headroom, release_memory
-from attlas.engine.layout import KindLayout, ModelLayout, keep_heads, keep_layers
-from attlas.engine.models import LoadedModel, load_model
+from attlas.engine.layout import KindLayout, ModelLayout, keep_heads, keep_layers, layer_span
+from attlas.engine.models import LoadedModel, Placement, load_model
 from attlas.engine.passage import passages
 from attlas.engine.probe import layout_of
 from attlas.engine.runner import KEEPS, ShardRunner
 from attlas.engine.selection import parse_queries
+from attlas.engine.shard import Shard
 from attlas.engine.sizes import Sizes, plan_sizes
 from attlas.engine.tokenize import Text, make_documents
-from attlas.errors import InputError, NoMemoryError
-from attlas.storage import Atlas, AtlasWriter, open_atlas
-from attlas.storage.stores import is_empty, open_store
+from attlas.errors import InputError, NoMemoryError, PacksFailedError
+from attlas.progress import Progress
+from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
+from attlas.storage.stores import is_empty, open_store, store_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["CapturePlan", "Progress", "capture", "plan_capture"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a capture is: layers done of the running pack, packs and tokens committed."""
-
-    packs: int
-    packs_done: int
-    layers: int
-    layers_done: int
-    tokens: int
-    tokens_done: int
+CHUNKS_A_SHARD = 4
+"""Chunks of a long document for each shard of a pipeline: fewer would leave the shards waiting for one another."""
+PACKS_A_REPLICA = 4
+CHUNK_LEAST = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CapturePlan:
-    """Everything decided before the store is touched. `kinds` holds only the chosen layers."""
+    """Everything decided before the store is touched. `kinds` holds only the chosen layers and heads."""
 
     layout: ModelLayout
     kinds: tuple[KindLayout, ...]
@@ -54,6 +54,30 @@ class CapturePlan:
     packs: tuple[Pack, ...]
     sizes: Sizes
     pack_documents: bool
+
+
+class Runs(Protocol):
+    """A model that is ready to run packs. loaded: with or without weights in this process."""
+
+    loaded: LoadedModel
+    layout: ModelLayout
+
+    def owners(self, kind: KindLayout) -> list[int]:
+        """The shard that holds each of a kind's layers."""
+
+    def run(
+        self,
+        packs: Sequence[Pack],
+        documents: Sequence[Document],
+        writer: AtlasWriter,
+        where: Any,
+        *,
+        storage_options: Mapping[str, Any] | None,
+        pack_documents: bool,
+        chunk_tokens: int | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> dict[int, str]:
+        """Capture and commit the pending packs; returns those that failed, with why."""
 
 
 def capture(
@@ -76,6 +100,11 @@ def capture(
     device: str = "auto",
     revision: str | None = None,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
+    shards: int | None = 1,
+    replicas: int = 1,
+    address: str | None = None,
+    threads: int | None = None,
+    offload: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
     storage_options: dict[str, Any] | None = None,
@@ -95,59 +124,78 @@ def capture(
     queries: query rows to keep of each document, such as "10:20", "last:512", "stride:16", "random:1000" (drawn by
         `seed` and the document's id), joined by commas, or a sequence of places; all by default.
     max_tokens: cut longer documents, which is recorded. chunk_tokens: query tokens in a forward pass.
-    memory: what the process may take, in bytes; chunks, packs and shards are made small enough. extrapolate: take
+    memory: what each process may take, in bytes; chunks, packs and shards are made small enough. extrapolate: take
         documents longer than the model's trained positions, where these can go on (rotary, ALiBi, relative).
+    shards, replicas: cut the model's layers into shards, and run several whole pipelines, on Ray; shards None: as few
+        as fit the cluster. address: of a running Ray cluster; by default a private one on this machine.
+    threads: torch's threads of each shard. offload: bytes of weights that each process keeps in memory; accelerate
+        reads the rest from disk in every forward pass.
     overwrite, resume: what to do where the store holds an atlas: replace it, or add the packs it lacks. Resuming
         what was never begun begins it.
 
-    Raises InputError, UnsupportedModelError, StoreExistsError before anything is written; NotFiniteError while running,
-    with all packs committed before it kept. A store this call made and committed nothing to is removed again.
+    Raises InputError, UnsupportedModelError, ClusterError, StoreExistsError before anything is written;
+    PacksFailedError at the end where some packs could not be captured (the others are committed), or their own error
+    where none could. A store this call made and committed nothing to is removed again.
     """
     if keep not in KEEPS:
         raise InputError(f"keep is {keep!r}: choose one of {', '.join(KEEPS)}")
     if overwrite and resume:
         raise InputError("overwrite and resume exclude each other: choose one")
-    loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
-    plan = plan_capture(
-        loaded,
-        texts,
-        ids=ids,
-        keep=keep,
-        layers=layers,
-        heads=heads,
-        queries=queries,
-        seed=seed,
-        max_tokens=max_tokens,
-        chunk_tokens=chunk_tokens,
-        memory=memory,
-        extrapolate=extrapolate,
-    )
-    options = {
-        "layers": None if layers is None else list(layers),
-        "heads": None if heads is None else list(heads),
-        "queries": None if queries is None else parse_queries(queries).spec,
-        "seed": seed,
-        "max_tokens": max_tokens,
-        "extrapolate": extrapolate,
-    }
-    writing: dict[str, Any] = {
-        "kinds": plan.kinds,
-        "documents": plan.documents,
-        "packs": plan.packs,
-        "block": plan.sizes.block,
-        "keep": keep,
-        "model": asdict(loaded.identity) | {"position_offset": plan.layout.position_offset},
-        "tokenizer": _describe_tokenizer(loaded),
-        "options": options,
-        "map_dtype": map_dtype,
-        "storage_options": storage_options,
-    }
-    if resume and not is_empty(open_store(store, storage_options=storage_options)):
-        writer = AtlasWriter.reopen(store, **writing)
-    else:
-        writer = AtlasWriter.create(store, overwrite=overwrite, **writing)
-    with _removed_if_nothing_committed(writer):
-        _run(loaded, plan, writer, keep, progress)
+    if replicas < 1 or (shards is not None and shards < 1):
+        raise InputError(f"{shards} shards and {replicas} replicas: give 1 or more of each")
+    going_on = resume and not is_empty(open_store(store, storage_options=storage_options))
+    spans = stored_spans(store, storage_options=storage_options) if going_on else None
+    with _ready(
+        model, store, spans, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision, shards=shards,
+        replicas=replicas, address=address, threads=threads, offload=offload,
+    ) as runs:  # fmt: skip
+        plan = plan_capture(
+            runs.loaded,
+            texts,
+            layout=runs.layout,
+            ids=ids,
+            keep=keep,
+            layers=layers,
+            heads=heads,
+            queries=queries,
+            seed=seed,
+            max_tokens=max_tokens,
+            chunk_tokens=chunk_tokens,
+            memory=memory,
+            extrapolate=extrapolate,
+            shards=max(runs.owners(runs.layout.kinds()[-1])) + 1,
+            replicas=replicas,
+        )
+        options = {
+            "layers": None if layers is None else list(layers),
+            "heads": None if heads is None else list(heads),
+            "queries": None if queries is None else parse_queries(queries).spec,
+            "seed": seed,
+            "max_tokens": max_tokens,
+            "extrapolate": extrapolate,
+        }
+        spec = AtlasSpec(
+            kinds=tuple(_with_span(kind, runs.owners(kind), spans) for kind in plan.kinds),
+            documents=plan.documents,
+            packs=plan.packs,
+            block=plan.sizes.block,
+            keep=keep,
+            model=asdict(runs.loaded.identity) | {"position_offset": plan.layout.position_offset},
+            tokenizer=_describe_tokenizer(runs.loaded),
+            options=options,
+            map_dtype=map_dtype,
+        )
+        if going_on:
+            writer = AtlasWriter.reopen(store, spec, storage_options=storage_options)
+        else:
+            writer = AtlasWriter.create(store, spec, storage_options=storage_options, overwrite=overwrite)
+        with _removed_if_nothing_committed(writer):
+            failed = runs.run(
+                plan.packs, plan.documents, writer, store, storage_options=storage_options,
+                pack_documents=plan.pack_documents, chunk_tokens=plan.sizes.chunk_tokens, progress=progress,
+            )  # fmt: skip
+            if failed:
+                raise _packs_failed(failed, plan, store)
     return open_atlas(store, storage_options=storage_options)
 
 
@@ -155,6 +203,7 @@ def plan_capture(
     loaded: LoadedModel,
     texts: Text | Sequence[Text],
     *,
+    layout: ModelLayout | None = None,
     ids: Sequence[str] | None = None,
     keep: str = "factors",
     layers: Sequence[int] | None = None,
@@ -165,10 +214,12 @@ def plan_capture(
     chunk_tokens: int | None = None,
     memory: int | None = None,
     extrapolate: bool = False,
+    shards: int = 1,
+    replicas: int = 1,
 ) -> CapturePlan:
-    """Probe the model, check the documents and cut them into packs; writes nothing."""
+    """Check the documents and cut them into packs; writes nothing. layout: the probe's; None: probe the model now."""
     selection = None if queries is None else parse_queries(queries, seed)
-    layout = layout_of(loaded)
+    layout = layout or layout_of(loaded)
     kinds = layout.kinds()
     if layers is not None:
         kinds = keep_layers(kinds, layers)
@@ -197,6 +248,8 @@ def plan_capture(
         packable=layout.packable,
         memory=memory,
         chunk_tokens=chunk_tokens,
+        most_chunk=None if shards == 1 else max(CHUNK_LEAST, ceil(longest / (CHUNKS_A_SHARD * shards))),
+        most_pack=None if replicas == 1 else max(1, ceil(total / (PACKS_A_REPLICA * replicas))),
     )
     packs = plan_packs(lengths, pack_tokens=sizes.pack_tokens, block=sizes.block)
     return CapturePlan(
@@ -206,6 +259,181 @@ def plan_capture(
         packs=packs,
         sizes=sizes,
         pack_documents=layout.packable,
+    )
+
+
+def _ready(
+    model: Any,
+    store: Any,
+    spans: Mapping[str, int] | None,
+    *,
+    tokenizer: Any,
+    dtype: str,
+    device: str,
+    revision: str | None,
+    shards: int | None,
+    replicas: int,
+    address: str | None,
+    threads: int | None,
+    offload: int | None,
+) -> AbstractContextManager[Runs]:
+    """The model in this process, or on a cluster."""
+    if shards == 1 and replicas == 1 and address is None:
+        return _here(
+            model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision, threads=threads, offload=offload
+        )
+    if str(store).startswith("memory://"):
+        raise InputError(f"{store} lies in this process's memory, which no shard reaches: give a folder or a URL")
+    from attlas.actors.capture import ClusterOptions, ClusterRun  # Ray is loaded only where it is used
+
+    options = ClusterOptions(
+        shards=shards, replicas=replicas, address=address, threads=threads, offload=offload,
+        span=None if spans is None else min(spans.values()),
+    )  # fmt: skip
+    return ClusterRun(model, options, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
+
+
+@contextmanager
+def _here(model: Any, *, threads: int | None, offload: int | None, **loading: Any) -> Iterator[_Here]:
+    with tempfile.TemporaryDirectory(prefix="attlas-offload-") if offload is not None else nullcontext("") as folder:
+        placement = None
+        if offload is not None:
+            if not isinstance(model, str | Path):
+                raise InputError("a model object is in memory already: give its folder to have it read from disk")
+            placement = Placement(max_memory={"cpu": offload}, offload_folder=folder)
+        before = torch.get_num_threads()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            loaded = load_model(model, placement=placement, **loading)
+            yield _Here(loaded, layout_of(loaded))
+        finally:
+            if threads is not None:
+                torch.set_num_threads(before)
+
+
+class _Here:
+    """Implements Runs in this process: the model whole, pack by pack."""
+
+    def __init__(self, loaded: LoadedModel, layout: ModelLayout) -> None:
+        self.loaded, self.layout = loaded, layout
+
+    def owners(self, kind: KindLayout) -> list[int]:
+        return [0] * len(kind.layers)
+
+    def run(
+        self,
+        packs: Sequence[Pack],
+        documents: Sequence[Document],
+        writer: AtlasWriter,
+        where: Any,
+        *,
+        storage_options: Mapping[str, Any] | None,
+        pack_documents: bool,
+        chunk_tokens: int | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> dict[int, str]:
+        """What breaks a pack here breaks it again: it is raised at once, with all packs before it committed."""
+        pending, axes = writer.pending_packs(), self.layout.axes
+        sizes = [sum(pack.token_stop[a] - pack.token_start[a] for a in axes) for pack in packs]
+        begun, done, layers = time.monotonic(), {"packs": 0, "tokens": 0, "layers": 0, "bytes": 0, "retries": 0}, 0
+        before = sum(sizes) - sum(sizes[pack.index] for pack in pending)
+
+        def tell() -> None:
+            if progress is not None:
+                progress(
+                    Progress(
+                        packs=len(packs),
+                        packs_done=len(packs) - len(pending) + done["packs"],
+                        tokens=sum(sizes),
+                        tokens_done=before + done["tokens"],
+                        layers=layers,
+                        layers_done=done["layers"],
+                        seconds=time.monotonic() - begun,
+                        packs_now=done["packs"],
+                        tokens_now=done["tokens"],
+                        bytes=done["bytes"],
+                        retries=done["retries"],
+                    )
+                )
+
+        def on_layer(_kind: str, _layer: int) -> None:
+            done["layers"] += 1
+            tell()
+
+        runner = ShardRunner(
+            Shard.whole(self.loaded.model),
+            self.layout,
+            keep=writer.spec.keep,
+            kinds=writer.spec.kinds,
+            document_ids=lambda i: documents[i].id,
+            on_layer=on_layer,
+        )
+        room = Headroom(chunk_tokens=chunk_tokens)
+        for pack in pending:
+            attempt = 0
+            while True:
+                parts = passages(pack, documents, pack_documents=pack_documents, chunk_tokens=room.chunk_tokens)
+                layers, done["layers"] = runner.calls_needed * sum(len(part.chunks) for part in parts), 0
+                attempt += 1
+                tell()
+                runner.tile_bytes = room.tile_bytes
+                begin = time.perf_counter()
+                try:
+                    with writer.pack(pack) as sink:
+                        for part in parts:
+                            runner.run(part, sink)
+                        size = sink.flush()
+                except torch.OutOfMemoryError as error:
+                    smaller = room.less()
+                    if smaller is None:
+                        raise _no_memory(pack, documents, axes, room) from error
+                    room = smaller
+                else:
+                    writer.commit(pack, seconds=time.perf_counter() - begin, attempt=attempt, size=size, room=room)
+                    break
+                done["retries"] += 1
+                release_memory()
+            done["packs"] += 1
+            done["bytes"] += size
+            done["tokens"] += sizes[pack.index]
+            tell()
+        return {}
+
+
+def _with_span(kind: KindLayout, owners: Sequence[int], stored: Mapping[str, int] | None) -> KindLayout:
+    """The kind with its layer span: the one an atlas was begun with, or the largest that the shards' cuts allow."""
+    begins = [i for i in range(1, len(owners)) if owners[i] != owners[i - 1]]
+    if stored is None:
+        return replace(kind, layer_span=layer_span(kind, owners))
+    span = stored.get(kind.kind, len(kind.layers))
+    if any(begin % span for begin in begins):
+        raise InputError(
+            f"this atlas was begun with shards of whole multiples of {span} {kind.kind} layers, and these shards begin "
+            f"at layers {', '.join(str(kind.layers[i]) for i in begins)}: resume with other --shards"
+        )
+    return replace(kind, layer_span=span)
+
+
+def _packs_failed(failed: Mapping[int, str], plan: CapturePlan, store: Any) -> PacksFailedError:
+    pack, error = next(iter(failed.items()))
+    names = [plan.documents[i].id for i in plan.packs[pack].documents]
+    told = repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    return PacksFailedError(
+        f"{len(failed)} of {len(plan.packs)} packs failed, the others are committed in {store_name(store)}; "
+        f"pack {pack} ({told}) with {error} -- mend the cause and go on with --resume"
+    )
+
+
+def _no_memory(pack: Pack, documents: Sequence[Document], axes: Sequence[str], room: Headroom) -> NoMemoryError:
+    names = [documents[i].id for i in pack.documents]
+    told = repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    return NoMemoryError(
+        f"the device has no memory for pack {pack.index} ({told}"
+        f", {sum(pack.token_stop[a] - pack.token_start[a] for a in axes)} tokens), with a tile of "
+        f"{room.tile_bytes // 2**20} MiB and "
+        f"{'the pack in one pass' if room.chunk_tokens is None else f'{room.chunk_tokens} tokens a pass'} too -- "
+        "use a larger device, --dtype bfloat16, or smaller packs by --memory"
     )
 
 
@@ -228,83 +456,3 @@ def _removed_if_nothing_committed(writer: AtlasWriter) -> Iterator[None]:
     except BaseException:
         writer.discard_if_empty()
         raise
-
-
-def _run(
-    loaded: LoadedModel,
-    plan: CapturePlan,
-    writer: AtlasWriter,
-    keep: str,
-    progress: Callable[[Progress], None] | None,
-) -> None:
-    pending = writer.pending_packs()
-    axes = plan.layout.axes
-    sizes = [sum(pack.token_stop[a] - pack.token_start[a] for a in axes) for pack in plan.packs]
-    tokens, passes = sum(sizes), 1
-    done = {"packs": len(plan.packs) - len(pending), "layers": 0}
-    done["tokens"] = tokens - sum(sizes[pack.index] for pack in pending)
-
-    def tell() -> None:
-        if progress is not None:
-            progress(
-                Progress(
-                    packs=len(plan.packs),
-                    packs_done=done["packs"],
-                    layers=runner.calls_needed * passes,
-                    layers_done=done["layers"],
-                    tokens=tokens,
-                    tokens_done=done["tokens"],
-                )
-            )
-
-    def on_layer(_kind: str, _layer: int) -> None:
-        done["layers"] += 1
-        tell()
-
-    runner = ShardRunner(
-        loaded.model,
-        plan.layout,
-        keep=keep,
-        kinds=plan.kinds,
-        document_ids=lambda i: plan.documents[i].id,
-        on_layer=on_layer,
-    )
-    room, attempt = Headroom(chunk_tokens=plan.sizes.chunk_tokens), 1
-    waiting = list(pending)
-    while waiting:
-        pack = waiting[0]
-        parts = passages(pack, plan.documents, pack_documents=plan.pack_documents, chunk_tokens=room.chunk_tokens)
-        passes, done["layers"] = sum(len(part.chunks) for part in parts), 0
-        tell()
-        runner.tile_bytes = room.tile_bytes
-        begin = time.perf_counter()
-        try:
-            with writer.pack(pack) as sink:
-                for part in parts:
-                    runner.run(part, sink)
-                sink.commit(seconds=time.perf_counter() - begin, attempt=attempt, room=room)
-        except torch.OutOfMemoryError as error:
-            smaller = room.less()
-            if smaller is None:
-                raise _no_memory(plan, pack, room) from error
-            room, attempt = smaller, attempt + 1
-        else:
-            del waiting[0]
-            attempt = 1
-            done["packs"] += 1
-            done["tokens"] += sizes[pack.index]
-            tell()
-        if attempt > 1:
-            release_memory()
-
-
-def _no_memory(plan: CapturePlan, pack: Pack, room: Headroom) -> NoMemoryError:
-    names = [plan.documents[i].id for i in pack.documents]
-    told = repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-    return NoMemoryError(
-        f"the device has no memory for pack {pack.index} ({told}"
-        f", {sum(pack.token_stop[a] - pack.token_start[a] for a in plan.layout.axes)} tokens), with a tile of "
-        f"{room.tile_bytes // 2**20} MiB and "
-        f"{'the pack in one pass' if room.chunk_tokens is None else f'{room.chunk_tokens} tokens a pass'} too -- "
-        "use a larger device, --dtype bfloat16, or smaller packs by --memory"
-    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 __all__ = [
     "AttlasError",
+    "ClusterError",
     "CorruptAtlasError",
     "InputError",
     "MissingAttentionError",
     "NoMemoryError",
     "NotFiniteError",
+    "PacksFailedError",
     "StoreExistsError",
     "StoreMissingError",
     "TierError",
@@ -34,6 +36,14 @@ class MissingAttentionError(AttlasError, RuntimeError):
 
 class NoMemoryError(AttlasError, MemoryError):
     """The device ran out of memory with the smallest tile and chunk too."""
+
+
+class ClusterError(AttlasError, ConnectionError):
+    """No Ray cluster can be reached or started, or it has no place for the shards."""
+
+
+class PacksFailedError(AttlasError, RuntimeError):
+    """Some packs could not be captured; the others are committed, and the atlas records why these are not."""
 
 
 class NotFiniteError(AttlasError, ArithmeticError):

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from attlas.cli.output import console
 
 if TYPE_CHECKING:
-    from attlas.driver import Progress as CaptureProgress
+    from attlas.progress import Progress as CaptureProgress
 
 __all__ = ["capture_progress"]
 

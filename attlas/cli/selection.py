@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
-from attlas.engine.selection import parse_queries
+from attlas.engine.selection import parse_bytes, parse_queries
 from attlas.errors import InputError
 
 __all__ = ["INDICES", "LAYERS", "MEMORY", "QUERIES", "Indices", "Layers", "Memory", "Queries"]
-
-SIZES = {"": 1} | {f"{unit}": 1000**power for power, unit in enumerate("KMGT", 1)}
-SIZES |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
 
 
 class Layers(click.ParamType[list[int]]):
@@ -81,11 +76,10 @@ class Memory(click.ParamType[int]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", str(value).strip().upper())
-        if match is None:
-            self.fail(f"{value!r} is no size of memory: write 6GB, 512MiB or a number of bytes", param, ctx)
-        number, unit = match.groups()
-        return int(float(number) * SIZES[unit or ""])
+        try:
+            return parse_bytes(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 LAYERS = Layers()

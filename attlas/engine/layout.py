@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from attlas.engine.rules import ScoreRule
 from attlas.engine.selection import choose_indices, describe_indices
 from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["KINDS", "KindLayout", "LayerLayout", "ModelLayout", "keep_heads", "keep_layers"]
+__all__ = ["KINDS", "KindLayout", "LayerLayout", "ModelLayout", "keep_heads", "keep_layers", "layer_span"]
 
 KINDS: dict[str, tuple[str, str]] = {
     "self": ("text", "text"),
@@ -47,8 +48,11 @@ class KindLayout:
     """The kept layers and heads of one kind, ready to be stored as rectangular arrays.
 
     layers, heads, kv_heads: the model's own indices. group: query heads to a kv head in the model. chosen_rows: only
-    some query rows are kept, which then have an axis of their own. Feature sizes may differ between layers: the store
-    is as wide as the widest, the rest is zeros, which no dot product sees. Head counts may not differ.
+    some query rows are kept, which then have an axis of their own. layer_span: how many of `layers` one worker writes
+    together, in a store shard of what is small; each worker's layers begin at a multiple of it; None for all.
+
+    Feature sizes may differ between layers: the store is as wide as the widest, the rest is zeros, which no dot product
+    sees. Head counts may not differ.
     """
 
     kind: str
@@ -60,6 +64,12 @@ class KindLayout:
     dtype: str
     rules: tuple[ScoreRule, ...]
     chosen_rows: bool = False
+    layer_span: int | None = None
+
+    @property
+    def span(self) -> int:
+        """Layers in a store shard of what is small."""
+        return self.layer_span or len(self.layers)
 
     @property
     def query_axis(self) -> str:
@@ -135,6 +145,15 @@ def keep_layers(kinds: tuple[KindLayout, ...], layers: Sequence[int]) -> tuple[K
             found = tuple(kind.layers[i] for i in places), tuple(kind.rules[i] for i in places)
             kept.append(replace(kind, layers=found[0], rules=found[1]))
     return tuple(kept)
+
+
+def layer_span(kind: KindLayout, owners: Sequence[int]) -> int:
+    """Layers that share a store shard of what is small: the largest span on whose multiples every worker's begin.
+
+    owners: the worker of each of the kind's layers, in order.
+    """
+    begins = [i for i in range(1, len(owners)) if owners[i] != owners[i - 1]]
+    return gcd(*begins) if begins else len(kind.layers)
 
 
 def keep_heads(kinds: tuple[KindLayout, ...], heads: Sequence[int]) -> tuple[KindLayout, ...]:

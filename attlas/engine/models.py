@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from attlas.engine.shard import Shard, Stack, link, shard_class
 from attlas.engine.support import check_supported
 from attlas.errors import InputError, UnsupportedModelError
 
@@ -28,11 +29,16 @@ __all__ = [
     "DEMO_FOLDER",
     "LoadedModel",
     "ModelIdentity",
+    "Placement",
     "ends_of_positions",
+    "identity_of",
     "load_config",
     "load_model",
+    "load_shard",
+    "load_tokenizer",
     "position_limit",
     "rotary_depends_on_length",
+    "weight_digests",
 ]
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -44,7 +50,7 @@ FINGERPRINT_SAMPLES = 256
 class ModelIdentity:
     """What an atlas was made with; two captures may share an atlas only where all of it is equal.
 
-    weights: a hash over every parameter's name, shape, dtype and FINGERPRINT_SAMPLES evenly spaced values.
+    weights: a hash over every weight's digest, see `weight_digests`.
     """
 
     name: str
@@ -80,11 +86,12 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     revision: str | None = None,
+    placement: Placement | None = None,
 ) -> LoadedModel:
     """Load and check a model. Weights come from safetensors or gguf only; no code from a repository is run.
 
     dtype: "auto" (the checkpoint's own; float32 for gguf), "float32", "bfloat16" or "float16".
-    device: "auto" (a GPU where there is one), or torch's name for it.
+    device: "auto" (a GPU where there is one), or torch's name for it. placement: where weights go that do not fit.
     Raises InputError where it cannot be found or read, UnsupportedModelError where its attention cannot be captured.
     """
     if isinstance(source, PreTrainedModel):
@@ -96,9 +103,18 @@ def load_model(
         where = _where(source, revision)
         load_config(source, revision=revision)  # the smallest file first: what is not there is told once, and early
         found = _tokenizer(tokenizer, where) if tokenizer is None or isinstance(tokenizer, str) else tokenizer
-        model = _load(name, where, dtype=dtype, device=device)
+        model = _load(AutoModel, name, where, dtype, device, placement)
     check_supported(model)
     return LoadedModel(model=model, tokenizer=found, identity=_identity(name, revision, model))
+
+
+def load_tokenizer(
+    given: PreTrainedTokenizerBase | str | None, source: str | Path, *, revision: str | None = None
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer given, by object or name, else the model's own; None where it has none. Raises InputError."""
+    if given is None or isinstance(given, str):
+        return _tokenizer(given, _where(source, revision))
+    return given
 
 
 def load_config(source: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
@@ -164,21 +180,64 @@ def _where(source: str | Path, revision: str | None) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": str(source), "revision": revision or "main"}
 
 
-def _load(name: str, where: dict[str, Any], *, dtype: str, device: str) -> PreTrainedModel:
+def load_shard(
+    source: str | Path,
+    stacks: tuple[Stack, ...],
+    start: int,
+    stop: int,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    placement: Placement | None = None,
+) -> Shard:
+    """Load layers [start, stop) of a model, and nothing of the others; see `load_model` for the rest."""
+    where = _where(source, revision)
+    config = load_config(source, revision=revision)
+    if stop - start == sum(stack.layers for stack in stacks):
+        return Shard(_load(AutoModel, str(source), where, dtype, device, placement), stacks, start, stop)
+    model = _load(shard_class(config, stacks, start, stop), str(source), where, dtype, device, placement)
+    link(model, stacks)
+    return Shard(model, stacks, start, stop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where accelerate puts weights that do not fit on one device. max_memory: device ("cpu", or a GPU's number) ->
+    bytes; what is beyond stays on disk. offload_folder: for weights that have to be written anew to be read from disk.
+    """
+
+    max_memory: dict[int | str, int]
+    offload_folder: str
+
+
+def _load(
+    cls: Any, name: str, where: dict[str, Any], dtype: str, device: str, placement: Placement | None = None
+) -> PreTrainedModel:
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     is_gguf = "gguf_file" in where
     wanted: Any = DTYPES.get(dtype, torch.float32 if is_gguf else "auto")
+    placed: dict[str, Any] = {}
+    if placement is not None:
+        Path(placement.offload_folder).mkdir(parents=True, exist_ok=True)
+        placed = {
+            "device_map": "auto",
+            "max_memory": placement.max_memory,
+            "offload_folder": placement.offload_folder,
+            "offload_state_dict": True,
+        }
     try:
         with _quiet():
-            model, report = AutoModel.from_pretrained(
+            model, report = cls.from_pretrained(
                 **where,
                 dtype=wanted,
                 use_safetensors=None if is_gguf else True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **placed,
             )
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(name, error) from error
@@ -192,7 +251,8 @@ def _load(name: str, where: dict[str, Any], *, dtype: str, device: str) -> PreTr
             + "): they would be random; give a complete checkpoint"
         )
     model = _base(model)
-    torch.nn.Module.to(model, device)  # transformers' own `to` is typed for its models alone
+    if placement is None:
+        torch.nn.Module.to(model, device)  # transformers' own `to` is typed for its models alone
     return model
 
 
@@ -241,21 +301,52 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _identity(name: str, revision: str | None, model: PreTrainedModel) -> ModelIdentity:
-    digest = hashlib.sha256()
-    count = 0
+def weight_digests(model: PreTrainedModel) -> dict[str, tuple[str, int]]:
+    """For each weight its hash, over name, shape, dtype and FINGERPRINT_SAMPLES evenly spaced values, and its size.
+
+    A pooler is left out: it plays no part, and is random where a checkpoint has none. Weights that accelerate keeps
+    elsewhere are read from there.
+    """
+    found = {}
     for key, parameter in sorted(model.state_dict().items()):
-        flat = parameter.detach().reshape(-1)
+        if "pooler" in key:
+            continue
+        value = _offloaded(model, key) if parameter.device.type == "meta" else parameter
+        flat = value.detach().reshape(-1)
         places = np.unique(np.linspace(0, max(flat.numel() - 1, 0), min(FINGERPRINT_SAMPLES, flat.numel()), dtype=int))
-        digest.update(f"{key} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(flat[torch.from_numpy(places).to(flat.device)].double().cpu().numpy().tobytes())
-        count += flat.numel()
+        samples = flat[torch.from_numpy(places).to(flat.device)].double().cpu().numpy().tobytes()
+        digest = hashlib.sha256(f"{key} {tuple(value.shape)} {parameter.dtype}".encode() + samples)
+        found[key] = (digest.hexdigest(), flat.numel())
+    return found
+
+
+def identity_of(
+    name: str, revision: str | None, cls: type[PreTrainedModel], config: PreTrainedConfig, dtype: str,
+    digests: Mapping[str, tuple[str, int]],
+) -> ModelIdentity:  # fmt: skip
+    """The identity of a model whose weights, of all its shards together, have these digests."""
+    together = hashlib.sha256("".join(f"{key} {digests[key][0]} " for key in sorted(digests)).encode())
     return ModelIdentity(
         name=name,
         revision=revision,
-        model_class=type(model).__name__,
-        model_type=model.config.model_type,
-        dtype=str(model.dtype).removeprefix("torch."),
-        weights=digest.hexdigest(),
-        parameters=count,
+        model_class=cls.__name__,
+        model_type=config.model_type,
+        dtype=dtype.removeprefix("torch."),
+        weights=together.hexdigest(),
+        parameters=sum(count for _, count in digests.values()),
     )
+
+
+def _offloaded(model: PreTrainedModel, key: str) -> torch.Tensor:
+    path, _, name = key.rpartition(".")
+    hook: Any = getattr(model.get_submodule(path), "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        weights = getattr(one, "weights_map", None)
+        if weights is not None:
+            value: torch.Tensor = weights[name]
+            return value
+    raise InputError(f"the weight {key} lies neither on a device nor where accelerate keeps it: load the model again")
+
+
+def _identity(name: str, revision: str | None, model: PreTrainedModel) -> ModelIdentity:
+    return identity_of(name, revision, type(model), model.config, str(model.dtype), weight_digests(model))

@@ -8,14 +8,15 @@ refused. Layouts, score rules and positions come out of the same run, so no fami
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from attlas.engine.blocks import LayerBlock, MapTile
 from attlas.engine.documents import Document, Tokens, plan_packs
@@ -25,10 +26,11 @@ from attlas.engine.layout import KINDS, LayerLayout, ModelLayout
 from attlas.engine.models import LoadedModel, rotary_depends_on_length
 from attlas.engine.passage import Passage, passages
 from attlas.engine.runner import ShardRunner, final_states
+from attlas.engine.shard import Shard
 from attlas.engine.support import interface_modules
 from attlas.errors import MissingAttentionError, UnsupportedModelError
 
-__all__ = ["layout_of", "probe"]
+__all__ = ["LocalStage", "ProbeStage", "layout_of", "own_layout", "probe", "probe_stages"]
 
 PROBE_TOKENS = 24
 SOURCE_TOKENS, TARGET_TOKENS = 17, 11
@@ -41,6 +43,19 @@ SAME_RUN = 1e-5
 _LEARNT: WeakKeyDictionary[PreTrainedModel, tuple[str, ModelLayout]] = WeakKeyDictionary()
 
 
+class ProbeStage(Protocol):
+    """A shard as the probe asks it: in this process, or an actor."""
+
+    def forward(
+        self, inputs: dict[str, Any], state: Any, attention: str
+    ) -> tuple[Any, tuple[LayerLayout, ...]]:  # fmt: skip
+        """Run the shard under "eager" or captured attention; returns what it hands on (the last one: the final states)
+        and the attention layers that were called under capture."""
+
+    def passage(self, layout: ModelLayout, passage: Passage, states: list[Any]) -> list[Any]:
+        """Run the chunks of a passage, keeping nothing; a state in and a state out for each chunk."""
+
+
 def layout_of(loaded: LoadedModel) -> ModelLayout:
     """The probe's layout of a loaded model, learnt once for as long as the model object lives and its weights stay."""
     weights, layout = _LEARNT.get(loaded.model, (None, None))
@@ -51,37 +66,172 @@ def layout_of(loaded: LoadedModel) -> ModelLayout:
 
 
 def probe(model: PreTrainedModel, *, compare: bool = True) -> ModelLayout:
-    """Learn the layout of `model`'s attention.
+    """Learn the layout of a whole model's attention; see `probe_stages`."""
+    return probe_stages([LocalStage(Shard.whole(model))], model.config, str(model.dtype), compare=compare)
+
+
+def probe_stages(
+    stages: Sequence[ProbeStage], config: PreTrainedConfig, dtype: str, *, compare: bool = True
+) -> ModelLayout:
+    """Learn the layout of the attention of a model, given as its shards in order.
 
     compare: also run the model's own eager attention, and raise UnsupportedModelError unless the last hidden states
     agree within TOLERANCE. Raises MissingAttentionError where an attention layer of the model does not take part.
     """
-    inputs = _inputs(model)
-    listener = _Listener(model)
-    with listening(model, listener):
-        hidden = final_states(model(**inputs))
-    listener.check_all_fired()
+    run = _Run(stages, config, dtype.removeprefix("torch."))
+    inputs = _inputs(config)
+    hidden, calls = run.captured(inputs)
     if compare:
-        _compare_with_eager(model, inputs, hidden)
-    layout = ModelLayout(calls=_number_layers(listener.calls), position_offset=None)
-    if rotary_depends_on_length(model.config):
+        run.compare_with_eager(inputs, hidden)
+    layout = ModelLayout(calls=_number_layers(calls), position_offset=None)
+    if rotary_depends_on_length(config):
         return layout
-    told = replace(layout, position_offset=_position_offset(model, inputs, hidden))
-    return told if told.packable and _keeps_documents_apart(model, told) else layout
+    told = replace(layout, position_offset=run.position_offset(inputs, hidden))
+    return told if told.packable and run.keeps_documents_apart(told) else layout
 
 
-def _inputs(model: PreTrainedModel) -> dict[str, Any]:
-    vocabulary = int(model.config.get_text_config().vocab_size)
+def own_layout(layout: ModelLayout, modules: Collection[str]) -> ModelLayout:
+    """The part of a model's layout that a shard with these attention modules runs."""
+    return replace(layout, calls=tuple(call for call in layout.calls if call.module in modules))
+
+
+def _inputs(config: PreTrainedConfig) -> dict[str, Any]:
+    vocabulary = int(config.get_text_config().vocab_size)
     # ids that repeat little and lie away from the low ids, where padding and special tokens usually are
     ids = torch.arange(PROBE_TOKENS) * 37 % max(vocabulary - 10, 1) + min(10, vocabulary - 1)
-    ids = ids.clamp(max=vocabulary - 1).to(model.device)
-    if model.config.is_encoder_decoder:
+    ids = ids.clamp(max=vocabulary - 1)
+    if config.is_encoder_decoder:
         return {
             "input_ids": ids[None, :SOURCE_TOKENS],
             "decoder_input_ids": ids[None, -TARGET_TOKENS:],
             "use_cache": False,
         }
     return {"input_ids": ids[None], "use_cache": False}
+
+
+class LocalStage:
+    """Implements ProbeStage for a shard in this process."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+
+    def forward(self, inputs: dict[str, Any], state: Any, attention: str) -> tuple[Any, tuple[LayerLayout, ...]]:
+        if attention == "eager":
+            return self._eager(inputs, state), ()
+        listener = _Listener(self.shard.model)
+        with listening(self.shard.model, listener):
+            output = self.shard.forward(inputs, state)
+        listener.check_all_fired()
+        return _handed_on(output), tuple(listener.calls)
+
+    def passage(self, layout: ModelLayout, passage: Passage, states: list[Any]) -> list[Any]:
+        own = own_layout(layout, interface_modules(self.shard.model))
+        opened = ShardRunner(self.shard, own, keep="factors", kinds=()).open(passage, _NoSink(), finish=True)
+        return [_handed_on(opened.step(chunk, state)) for chunk, state in enumerate(states)]
+
+    def _eager(self, inputs: dict[str, Any], state: Any) -> Any:
+        model = self.shard.model
+        before, training = model.config._attn_implementation, model.training
+        model.set_attn_implementation("eager")
+        model.eval()
+        try:
+            with torch.inference_mode():
+                return _handed_on(self.shard.forward(inputs, state))
+        finally:
+            model.train(training)
+            model.set_attn_implementation(before)
+
+
+def _handed_on(output: Any) -> Any:
+    """A shard's state as it is; of a model's output the final states, (1, T, width)."""
+    return output if type(output) is dict else final_states(output)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """Runs of a whole model through its stages."""
+
+    stages: Sequence[ProbeStage]
+    config: PreTrainedConfig
+    dtype: str
+
+    def captured(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, list[LayerLayout]]:
+        state: Any = None
+        calls: list[LayerLayout] = []
+        for stage in self.stages:
+            state, found = stage.forward(inputs, state, "capture")
+            calls += found
+        return _tensor(state), calls
+
+    def compare_with_eager(self, inputs: dict[str, Any], hidden: torch.Tensor) -> None:
+        state = None
+        for stage in self.stages:
+            state, _ = stage.forward(inputs, state, "eager")
+        error, tolerance = _relative_error(hidden, _tensor(state)), TOLERANCE[self.dtype]
+        if not error <= tolerance:
+            raise UnsupportedModelError(
+                f"a model of type {self.config.model_type} computes attention in a way that the capture does not "
+                f"reproduce: its hidden states differ by {error:.1e} (relative) from its own eager attention, more "
+                f"than {tolerance:.0e}"
+            )
+
+    def position_offset(self, inputs: dict[str, Any], hidden: torch.Tensor) -> int | None:
+        """What the model adds to 0, 1, 2, ... when it numbers positions itself; None where it takes no position ids."""
+        if self.config.is_encoder_decoder:
+            return None
+        padding = self.config.get_text_config().pad_token_id
+        candidates = [0] if padding is None else [0, int(padding) + 1]
+        ids = inputs["input_ids"]
+        for offset in candidates:
+            positions = torch.arange(ids.shape[1])[None] + offset
+            told = {"position_ids": positions, "attention_mask": torch.ones_like(ids)}
+            try:
+                found, _ = self.captured(inputs | told)
+            except TypeError:  # forward has no such parameter
+                return None
+            except IndexError:  # past the end of a table of learned positions: not this offset
+                continue
+            error = _relative_error(found, hidden)
+            if error > SAME_RUN:
+                continue
+            # told the first position for every token, a model that listens to positions gives something else
+            still, _ = self.captured(inputs | told | {"position_ids": positions[:, :1].expand_as(ids)})
+            if _relative_error(still, hidden) > 10 * max(error, 1e-7):
+                return offset
+        return None
+
+    def keeps_documents_apart(self, layout: ModelLayout) -> bool:
+        """Whether a document comes out the same behind another one, and, where it may be chunked, in two chunks.
+
+        Attention keeps to its key intervals; a convolution or a recurrent state beside it would carry one document's,
+        or no chunk's, past into the next.
+        """
+        ids = _inputs(self.config)["input_ids"][0].numpy()
+        tokens = [_plain_tokens(part) for part in (ids[:7], ids[7:])]
+        documents = [Document(id=str(i), tokens={"text": part}) for i, part in enumerate(tokens)]
+        lengths = [{"text": len(part)} for part in tokens]
+        (together,) = plan_packs(lengths, pack_tokens=PROBE_TOKENS, block=1)
+
+        def run(part: Passage) -> torch.Tensor:
+            states: list[Any] = [None] * len(part.chunks)
+            for stage in self.stages:
+                states = stage.passage(layout, part, states)
+            return torch.cat([_tensor(state)[0] for state in states])
+
+        (packed,) = passages(together, documents, pack_documents=True, chunk_tokens=None)
+        _, alone = passages(together, documents, pack_documents=False, chunk_tokens=None)
+        expected = run(alone)
+        found = [run(packed)[7:]]
+        if layout.chunkable:
+            _, cut = passages(together, documents, pack_documents=False, chunk_tokens=9)
+            found.append(run(cut))
+        limit = TOLERANCE[self.dtype] / 10
+        return all(_relative_error(states, expected) <= limit for states in found)
+
+
+def _tensor(state: Any) -> torch.Tensor:
+    assert isinstance(state, torch.Tensor), "the last shard hands on the model's final states"
+    return state.cpu()
 
 
 class _Listener:
@@ -151,87 +301,6 @@ class _Listener:
                 f"{len(silent)} of {len(self.expected)} attention layers took no part in a run over text "
                 f"({', '.join(silent[:3])}); for a model of several modalities capture its language model alone"
             )
-
-
-def _compare_with_eager(model: PreTrainedModel, inputs: dict[str, Any], hidden: torch.Tensor) -> None:
-    before, training = model.config._attn_implementation, model.training
-    model.set_attn_implementation("eager")
-    model.eval()
-    try:
-        with torch.inference_mode():
-            eager = final_states(model(**inputs))
-    finally:
-        model.train(training)
-        model.set_attn_implementation(before)
-    error = _relative_error(hidden, eager)
-    tolerance = TOLERANCE[str(model.dtype).removeprefix("torch.")]
-    if not error <= tolerance:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} ({model.config.model_type}) computes attention in a way that the capture does "
-            f"not reproduce: its hidden states differ by {error:.1e} (relative) from its own eager attention, more "
-            f"than {tolerance:.0e}"
-        )
-
-
-def _position_offset(model: PreTrainedModel, inputs: dict[str, Any], hidden: torch.Tensor) -> int | None:
-    """What the model adds to 0, 1, 2, ... when it numbers positions itself; None where it takes no position ids."""
-    if model.config.is_encoder_decoder:
-        return None
-    padding = model.config.get_text_config().pad_token_id
-    candidates = [0] if padding is None else [0, int(padding) + 1]
-    ids = inputs["input_ids"]
-    for offset in candidates:
-        positions = torch.arange(ids.shape[1], device=ids.device)[None] + offset
-        try:
-            with listening(model, _Listener(model)):
-                told = final_states(model(**inputs, position_ids=positions, attention_mask=torch.ones_like(ids)))
-        except TypeError:  # forward has no such parameter
-            return None
-        except IndexError:  # past the end of a table of learned positions: not this offset
-            continue
-        error = _relative_error(told, hidden)
-        if error <= SAME_RUN and _effect_of_positions(model, inputs, positions, hidden) > 10 * max(error, 1e-7):
-            return offset
-    return None
-
-
-def _effect_of_positions(
-    model: PreTrainedModel, inputs: dict[str, Any], positions: torch.Tensor, hidden: torch.Tensor
-) -> float:
-    """How much the last hidden states change when every token is told the first position; 0 where none listens."""
-    ones = torch.ones_like(inputs["input_ids"])
-    with listening(model, _Listener(model)):
-        still = final_states(model(**inputs, position_ids=positions[:, :1].expand_as(ones), attention_mask=ones))
-    return _relative_error(still, hidden)
-
-
-def _keeps_documents_apart(model: PreTrainedModel, layout: ModelLayout) -> bool:
-    """Whether a document comes out the same behind another one, and, where it may be chunked, in two chunks.
-
-    Attention keeps to its key intervals; a convolution or a recurrent state beside it would carry one document's, or
-    no chunk's, past into the next.
-    """
-    ids = _inputs(model)["input_ids"][0].cpu().numpy()
-    tokens = [_plain_tokens(part) for part in (ids[:7], ids[7:])]
-    documents = [Document(id=str(i), tokens={"text": part}) for i, part in enumerate(tokens)]
-    lengths = [{"text": len(part)} for part in tokens]
-    (together,) = plan_packs(lengths, pack_tokens=PROBE_TOKENS, block=1)
-    runner = ShardRunner(model, layout, keep="factors", kinds=())
-
-    def run(part: Passage) -> torch.Tensor:
-        states = runner.run(part, _NoSink(), finish=True)
-        assert states is not None
-        return states
-
-    (packed,) = passages(together, documents, pack_documents=True, chunk_tokens=None)
-    _, alone = passages(together, documents, pack_documents=False, chunk_tokens=None)
-    expected = run(alone)
-    found = [run(packed)[7:]]
-    if layout.chunkable:
-        _, cut = passages(together, documents, pack_documents=False, chunk_tokens=9)
-        found.append(torch.cat([expected[:9], run(cut)]))
-    limit = TOLERANCE[str(model.dtype).removeprefix("torch.")] / 10
-    return all(_relative_error(states, expected) <= limit for states in found)
 
 
 class _NoSink:

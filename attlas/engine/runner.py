@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from attlas.engine.blocks import LayerBlock, MapTile, Sink
 from attlas.engine.finite import check_finite
@@ -22,10 +21,11 @@ from attlas.engine.kernels import dispatch
 from attlas.engine.kernels.reference import TILE_BYTES, Attended, TokenFacts, weights
 from attlas.engine.layout import KINDS, KindLayout, LayerLayout, ModelLayout
 from attlas.engine.passage import AxisTokens, Passage
+from attlas.engine.shard import Shard, State
 from attlas.engine.statistics import statistic_names
 from attlas.errors import MissingAttentionError, UnsupportedModelError
 
-__all__ = ["KEEPS", "ShardRunner", "final_states", "forward_inputs"]
+__all__ = ["KEEPS", "PassageRun", "ShardRunner", "final_states", "forward_inputs"]
 
 KEEPS = ("statistics", "factors", "maps")
 MAP_ROWS = 512
@@ -34,16 +34,16 @@ Indices = NDArray[np.int64]
 
 
 class ShardRunner:
-    """One model, or one shard of it, ready to run passages.
+    """A shard, which may be a whole model, ready to run passages.
 
-    keep: the tier. kinds: the layers and heads to keep; None for all.
+    layout: of the shard's own layers. keep: the tier. kinds: the layers and heads to keep; None for all.
     tile_bytes: size of a score tile of the reference kernel, which a caller short of memory may lower between runs.
     Plain Python: a Ray actor is a thin shell around it.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        shard: Shard,
         layout: ModelLayout,
         *,
         keep: str,
@@ -51,7 +51,7 @@ class ShardRunner:
         document_ids: Callable[[int], str] = str,
         on_layer: Callable[[str, int], None] | None = None,
     ) -> None:
-        self.model, self.layout, self.keep = model, layout, keep
+        self.shard, self.layout, self.keep = shard, layout, keep
         self.kinds = {kind.kind: kind for kind in (layout.kinds() if kinds is None else kinds)}
         self.document_ids, self.on_layer = document_ids, on_layer
         self.tile_bytes = TILE_BYTES
@@ -60,27 +60,48 @@ class ShardRunner:
         """Calls of a forward pass up to the last kept layer."""
 
     def run(self, passage: Passage, sink: Sink, *, finish: bool = False) -> torch.Tensor | None:
-        """Run every chunk of a passage as far as the last kept layer's attention.
+        """Run every chunk of a passage through a whole model, as far as the last kept layer's attention.
 
-        finish: run the model to its end, and return the last chunk's last hidden state, (T, hidden).
+        finish: run the model to its end, and return the last chunk's last hidden state, (T, hidden). See `open`.
+        """
+        opened, output = self.open(passage, sink, finish=finish), None
+        for chunk in range(len(passage.chunks)):
+            output = opened.step(chunk)
+        return final_states(output)[0] if finish else None
 
-        Raises NotFiniteError naming document, layer, head and token; MissingAttentionError where the layers that
-        called differ from those of the probe. The sink then holds a part of the pack, which must not be committed.
+    def open(self, passage: Passage, sink: Sink, *, finish: bool) -> PassageRun:
+        """Begin a passage, whose chunks are then run one by one, in order.
+
+        finish: run on behind the last kept layer, which a shard must that has another behind it.
         """
         if len(passage.chunks) > 1 and not self.layout.chunkable:
             raise UnsupportedModelError("this model cannot be run in query chunks: its layers see later tokens")
-        rows = _PassageRows(self, passage, sink, finish)
-        hidden = None
-        for chunk in passage.chunks:
-            rows.begin(chunk)
-            with listening(self.model, rows), suppress(_LastLayerDone):
-                output = self.model(**forward_inputs(self.model, self.layout, passage, chunk))
-                hidden = final_states(output)[0]
-            rows.end()
-        return hidden
+        return PassageRun(self, passage, sink, finish)
 
     def keeps_layer(self, call: LayerLayout) -> bool:
         return call.kind in self.kinds and call.layer in self.kinds[call.kind].layers
+
+
+class PassageRun:
+    """One passage on its way through a shard: keys and values of the chunks so far, and the sink of its rows."""
+
+    def __init__(self, runner: ShardRunner, passage: Passage, sink: Sink, finish: bool) -> None:
+        self.runner, self.passage = runner, passage
+        self.rows = _PassageRows(runner, passage, sink, finish)
+
+    def step(self, index: int, state: State | None = None) -> Any:
+        """Run one chunk; returns what the next shard needs, or the model's output, or None where nothing goes on.
+
+        state: what the shard before returned. Raises NotFiniteError naming document, layer, head and token;
+        MissingAttentionError where the layers that called differ from those of the probe. The sink then holds a part of
+        the pack, which must not be committed.
+        """
+        runner, chunk, output = self.runner, self.passage.chunks[index], None
+        self.rows.begin(chunk)
+        with listening(runner.shard.model, self.rows), suppress(_LastLayerDone):
+            output = runner.shard.forward(forward_inputs(runner.layout, self.passage, chunk), state)
+        self.rows.end()
+        return output
 
 
 class _LastLayerDone(BaseException):
@@ -93,19 +114,16 @@ def final_states(output: Any) -> torch.Tensor:
     return output.logits if states is None else states
 
 
-def forward_inputs(
-    model: PreTrainedModel, layout: ModelLayout, passage: Passage, chunk: tuple[int, int]
-) -> dict[str, Any]:
-    """The model's keyword arguments for one chunk of a passage."""
-    device = model.device
+def forward_inputs(layout: ModelLayout, passage: Passage, chunk: tuple[int, int]) -> dict[str, Any]:
+    """The whole model's keyword arguments for one chunk of a passage."""
     first = next(iter(passage.axes.values()))
     rows = slice(*chunk)
-    inputs: dict[str, Any] = {"input_ids": torch.from_numpy(first.ids_T[rows])[None].to(device), "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": torch.from_numpy(first.ids_T[rows])[None], "use_cache": False}
     if "target" in passage.axes:
-        inputs["decoder_input_ids"] = torch.from_numpy(passage.axes["target"].ids_T)[None].to(device)
+        inputs["decoder_input_ids"] = torch.from_numpy(passage.axes["target"].ids_T)[None]
     if passage.explicit_positions:
         assert layout.position_offset is not None, "the planner packs and chunks only what takes position ids"
-        positions = torch.from_numpy(first.position_T[rows] + layout.position_offset)[None].to(device)
+        positions = torch.from_numpy(first.position_T[rows] + layout.position_offset)[None]
         # a mask of ones keeps transformers from guessing packed documents out of the positions: the intervals know
         inputs |= {"position_ids": positions, "attention_mask": torch.ones_like(inputs["input_ids"])}
     return inputs
@@ -212,7 +230,7 @@ class _PassageRows:
     def _next(self, call: AttentionCall) -> LayerLayout:
         """The layout entry of this call; raises where the model calls in another order than in the probe."""
         expected = self.calls[self.place] if self.place < len(self.calls) else None
-        if expected is None or self.runner.model.get_submodule(expected.module) is not call.module:
+        if expected is None or self.runner.shard.model.get_submodule(expected.module) is not call.module:
             raise MissingAttentionError(
                 f"attention call {self.place} came from another layer than in the probe "
                 f"(expected {expected.module if expected else 'none'}); nothing of this pack is kept"

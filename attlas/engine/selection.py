@@ -1,4 +1,4 @@
-"""Which query rows and heads a capture keeps. Values and pure functions; needs neither torch nor a model."""
+"""What people write to choose: query rows, heads, sizes of memory. Values and pure functions; needs no torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from attlas.errors import InputError
 
-__all__ = ["QuerySelection", "choose_indices", "describe_indices", "parse_queries"]
+__all__ = ["QuerySelection", "choose_indices", "describe_indices", "parse_bytes", "parse_queries"]
 
 Indices = NDArray[np.int64]
 
+SIZES = {"": 1} | {f"{unit}": 1000**power for power, unit in enumerate("KMGT", 1)}
+SIZES |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
 FORMS = "write ranges (7, 10:20, :50, -16:), last:512, stride:16 or random:1000, with commas between"
 
 
@@ -55,6 +57,15 @@ def parse_queries(spec: str | Sequence[int], seed: int = 0) -> QuerySelection:
     for part in parts:
         _part(part)
     return QuerySelection(spec=",".join(parts), seed=seed)
+
+
+def parse_bytes(text: str) -> int:
+    """`6GB`, `512MiB`, `1000` -> bytes; raises InputError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip().upper())
+    if match is None:
+        raise InputError(f"{text!r} is no size of memory: write 6GB, 512MiB or a number of bytes")
+    number, unit = match.groups()
+    return int(float(number) * SIZES[unit or ""])
 
 
 def choose_indices(have: Sequence[int], wanted: Sequence[int], what: str) -> tuple[int, ...]:

@@ -68,12 +68,14 @@ def plan_sizes(
     packable: bool = True,
     memory: int | None = None,
     chunk_tokens: int | None = None,
+    most_chunk: int | None = None,
+    most_pack: int | None = None,
 ) -> Sizes:
     """Choose the sizes for documents of at most `longest` tokens, `total` in all.
 
     packable: documents of a pack go through the model together. memory: bytes that the process may take.
-    chunk_tokens: the chunk asked for, taken as it is. Raises InputError,
-    with the numbers, where no sizes fit, or where a chunk is asked of a model whose layers see later tokens.
+    chunk_tokens: the chunk asked for, taken as it is. most_chunk, most_pack: what a pipeline wants at most. Raises
+    InputError, with the numbers, where no sizes fit, or where a chunk is asked of a model whose layers see later tokens.
     """
     if chunk_tokens is not None and chunk_tokens < 1:
         raise InputError(f"chunk_tokens is {chunk_tokens}: give 1 or more")
@@ -83,7 +85,8 @@ def plan_sizes(
             f"whole (the longest has {longest} tokens): leave chunk_tokens out"
         )
     pack = max(min(PACK_TOKENS[keep] if chunkable else WHOLE_PACK_TOKENS, total), 1)
-    chunk = None if not chunkable else chunk_tokens or min(CHUNK_TOKENS, max(pack, longest))
+    pack = min(pack, most_pack or pack)
+    chunk = None if not chunkable else chunk_tokens or min(CHUNK_TOKENS, most_chunk or CHUNK_TOKENS, max(pack, longest))
     most = min(BLOCK_MOST[keep], max(BLOCK_LEAST, GATHER_BYTES // max(_row_bytes(shape, keep), 1)))
     block = _whole_blocks(min(most, max(pack, longest)), total)
 

@@ -4,8 +4,20 @@ May import the engine; nothing of actors, analysis or the command line.
 """
 
 from attlas.storage.checks import Check, VerifyReport, verify
+from attlas.storage.pack_writer import PackWriter
 from attlas.storage.reader import Atlas, open_atlas
 from attlas.storage.stores import store_bytes
-from attlas.storage.writer import AtlasWriter
+from attlas.storage.writer import AtlasSpec, AtlasWriter, stored_spans
 
-__all__ = ["Atlas", "AtlasWriter", "Check", "VerifyReport", "open_atlas", "store_bytes", "verify"]
+__all__ = [
+    "Atlas",
+    "AtlasSpec",
+    "AtlasWriter",
+    "Check",
+    "PackWriter",
+    "VerifyReport",
+    "open_atlas",
+    "store_bytes",
+    "stored_spans",
+    "verify",
+]

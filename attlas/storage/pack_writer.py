@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,8 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from attlas.engine.blocks import LayerBlock, MapTile
-from attlas.engine.documents import Document, Pack
-from attlas.engine.headroom import Headroom
+from attlas.engine.documents import Pack
 from attlas.engine.layout import KindLayout
 from attlas.errors import MissingAttentionError
 from attlas.storage import schema
@@ -28,9 +27,11 @@ class PackWriter:
 
     A shard is written once, whole, the moment its last row comes, by a thread beside the forward pass: no shard is ever
     read back to be changed. In memory lie the unfinished shards (one of each factor and layer, one of each row array
-    over all its layers), the bytes waiting to be written, and the map tiles of one row of map shards.
+    over a span of its layers), the bytes waiting to be written, and the map tiles of one row of map shards.
 
-    `flush` and `commit` raise MissingAttentionError where a layer has not handed over every row of the pack, and
+    document_id: a document's id by its number, for its maps. layers: kind -> the model's indices of the layers that
+    come to this writer; None for all. They are whole spans of the store's layers, so that several writers may write
+    one pack. `flush` raises MissingAttentionError where a layer has not handed over every row of the pack, and
     `write` where rows come out of order: nothing with a hole in it is ever committed.
     """
 
@@ -40,12 +41,14 @@ class PackWriter:
         pack: Pack,
         *,
         kinds: Sequence[KindLayout],
-        documents: Sequence[Document],
+        document_id: Callable[[int], str],
         block: int,
+        layers: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.root, self.pack, self.block = root, pack, block
         self.kinds = {kind.kind: kind for kind in kinds}
-        self.documents = documents
+        self.layers = {kind.kind: kind.layers for kind in kinds} if layers is None else layers
+        self.document_id = document_id
         self.bytes = 0
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._behind = WriteBehind()
@@ -85,8 +88,10 @@ class PackWriter:
     def write_map(self, tile: MapTile) -> None:
         """Take a tile of weights; tiles of one layer and document arrive in row order."""
         kind = self.kinds[tile.kind]
-        document = self.documents[tile.document]
-        key = (f"{schema.map_group(tile.kind, document.id)}/attention", kind.layers.index(tile.layer))
+        key = (
+            f"{schema.map_group(tile.kind, self.document_id(tile.document))}/attention",
+            kind.layers.index(tile.layer),
+        )
         rows = self._maps.get(key)
         if rows is not None and tile.query_start >= rows.start + rows.a_HQK.shape[1]:
             self._flush_map(key)
@@ -105,37 +110,17 @@ class PackWriter:
         rows.filled = max(rows.filled, begin + tile.a_HQK.shape[1])
 
     def flush(self) -> int:
-        """Write what is still gathered; returns the bytes written so far. A worker's part: the driver commits."""
+        """Write what is still gathered; returns the bytes written. A worker's part: the driver commits.
+
+        Raises MissingAttentionError where a layer that is this writer's has not handed over every row of the pack.
+        """
         self._check_complete()
         for map_key in list(self._maps):
             self._flush_map(map_key)
         self._behind.drain()
         self._write_sums()
+        self._behind.close()
         return self.bytes
-
-    def commit(self, *, seconds: float, attempt: int, room: Headroom | None = None) -> None:
-        """Flush, then write the record; the state comes last, and alone makes the pack visible.
-
-        room: the tile and chunk with which the pack ran.
-        """
-        self.flush()
-        missing = [
-            f"{kind.kind} layer {layer}"
-            for kind in self.kinds.values()
-            for index, layer in enumerate(kind.layers)
-            if self._next and (f"{kind.kind}/log_sum_exp", index) not in self._next
-        ]
-        if missing:
-            raise MissingAttentionError(
-                f"pack {self.pack.index} has no rows of {', '.join(missing[:3])}"
-                f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; it is not committed"
-            )
-        record = {"attempt": attempt, "seconds": seconds, "bytes": self.bytes}
-        if room is not None:
-            record |= {"tile_bytes": room.tile_bytes, "chunk_tokens": room.chunk_tokens or 0}
-        for name, value in record.items():
-            self._array(f"packs/{name}")[self.pack.index] = value
-        self._array("packs/state")[self.pack.index] = schema.COMMITTED
 
     def abort(self) -> None:
         """Drop what is gathered. What was written of an uncommitted pack stays unseen, and is written over."""
@@ -154,6 +139,17 @@ class PackWriter:
                     f"{path} of layer {layout.layers[index]} has {position - begin} of the {end - begin} rows of "
                     f"pack {self.pack.index}; it is not committed"
                 )
+        missing = [
+            f"{kind} layer {layer}"
+            for kind, layers in self.layers.items()
+            for layer in layers
+            if (f"{kind}/log_sum_exp", self.kinds[kind].layers.index(layer)) not in self._next
+        ]
+        if missing:
+            raise MissingAttentionError(
+                f"pack {self.pack.index} has no rows of {', '.join(missing[:3])}"
+                f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; it is not committed"
+            )
 
     def _array(self, path: str) -> zarr.Array[Any]:
         if path not in self._arrays:
@@ -219,18 +215,19 @@ class PackWriter:
         self._behind.put(write, shard.values.nbytes)
 
     def _write_sums(self) -> None:
-        """Histograms and Gram matrices of the pack, all layers at once."""
+        """Histograms and Gram matrices of the pack, all of this writer's layers at once."""
         for path in dict.fromkeys(path for path, _ in self._sums):
             array = self._array(path)
             found = {index: total for (name, index), total in self._sums.items() if name == path}
-            if len(found) == array.shape[1]:
-                values = np.stack([found[index] for index in range(array.shape[1])]).astype(array.dtype)
-                array[self.pack.index] = values
-                self.bytes += values.nbytes
-            else:
+            first, last = min(found), max(found)
+            if len(found) != last + 1 - first:
                 raise MissingAttentionError(
-                    f"{path} has {len(found)} of {array.shape[1]} layers of pack {self.pack.index}; it is not committed"
+                    f"{path} has {len(found)} of {last + 1 - first} layers of pack {self.pack.index}; it is not "
+                    "committed"
                 )
+            values = np.stack([found[index] for index in range(first, last + 1)]).astype(array.dtype)
+            array[self.pack.index, first : last + 1] = values
+            self.bytes += values.nbytes
         self._sums.clear()
 
     def _flush_map(self, key: tuple[str, int]) -> None:

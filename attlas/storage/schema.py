@@ -191,6 +191,7 @@ def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
     flags: dict[str, Any] = {"flag_values": [PENDING, COMMITTED, FAILED], "flag_meanings": "pending committed failed"}
     yield _record("state", "int8", count, "the pack counts for readers only once it is committed", **flags)
     yield _record("attempt", "int32", count, "how often the pack was run")
+    yield _record("error", "str", count, "why the pack failed, empty where it did not")
     yield _record("seconds", "float64", count, "time the capture of the pack took", units="s")
     yield _record("bytes", "int64", count, "bytes handed to the store for the pack", units="byte")
     yield _record("tile_bytes", "int64", count, "size of a score tile, smaller where memory ran out", units="byte")
@@ -206,7 +207,7 @@ def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) 
     """Coordinates, factors and statistics of one kind.
 
     A shard, and a write, is a block of one layer's q or k, all heads; of what is small, one number a row, a block of
-    all layers: a corpus of short documents makes few files.
+    all layers that one worker writes: a corpus of short documents makes few files.
     """
     path, layers, heads = kind.kind, len(kind.layers), len(kind.heads)
     query_dim, key_dim = token_dim(kind.query_axis), token_dim(kind.key_axis)
@@ -236,7 +237,7 @@ def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) 
             dims=("layer", query_dim),
             shape=(layers, queries),
             dtype="int32",
-            chunks=(layers, block),
+            chunks=(kind.span, block),
             fill=-1,
             packed=True,
             attributes={"long_name": f"{what}, counted from the document's first", "units": "token"},
@@ -359,13 +360,13 @@ def _statistic_arrays(kind: KindLayout, packs: Sequence[Pack], queries: int, blo
     yield _column(f"{path}/head_other", "head_other", "int32", kind.heads, "the model's head index")
     yield ArraySpec(
         path=f"{path}/histogram", dims=("pack", "layer", "head", "bin"), dtype="int64",
-        shape=(len(packs), layers, heads, HISTOGRAM_BINS), chunks=(1, layers, heads, HISTOGRAM_BINS), fill=-1,
+        shape=(len(packs), layers, heads, HISTOGRAM_BINS), chunks=(1, kind.span, heads, HISTOGRAM_BINS), fill=-1,
         packed=True,
         attributes={"long_name": "number of visible weights in the bin", "units": "1"},
     )  # fmt: skip
     yield ArraySpec(
         path=f"{path}/head_gram", dims=("pack", "layer", "head", "head_other"), dtype="float64",
-        shape=(len(packs), layers, heads, heads), chunks=(1, layers, heads, heads), fill=np.nan, packed=True,
+        shape=(len(packs), layers, heads, heads), chunks=(1, kind.span, heads, heads), fill=np.nan, packed=True,
         attributes={"long_name": "sum over cells of the product of two heads' weights", "units": "1"},
     )  # fmt: skip
 
@@ -376,7 +377,7 @@ def _rows(kind: KindLayout, name: str, queries: int, block: int, long_name: str,
         dims=("layer", "head", token_dim(kind.query_axis)),
         shape=(len(kind.layers), len(kind.heads), queries),
         dtype="float32",
-        shards=(len(kind.layers), len(kind.heads), block),
+        shards=(kind.span, len(kind.heads), block),
         chunks=(1, 1, block),
         fill=np.nan,
         attributes={"long_name": long_name, "units": units},
@@ -409,7 +410,8 @@ def _record(name: str, dtype: str, count: int, long_name: str, *, units: str = "
         shape=(count,),
         dtype=dtype,
         chunks=(1,),
-        attributes={"long_name": long_name, "units": units} | more,
+        fill="" if dtype == "str" else 0,
+        attributes={"long_name": long_name} | ({} if dtype == "str" else {"units": units}) | more,
     )
 
 

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,46 +16,53 @@ from zarr.abc.store import Store
 
 import attlas
 from attlas.engine.documents import Document, Pack
+from attlas.engine.headroom import Headroom
 from attlas.engine.layout import KindLayout
 from attlas.errors import InputError, StoreExistsError
 from attlas.storage import schema
 from attlas.storage.pack_writer import PackWriter
 from attlas.storage.stores import Where, delete_store, holds_atlas, is_empty, open_root, open_store, store_name
 
-__all__ = ["AtlasWriter"]
+__all__ = ["AtlasSpec", "AtlasWriter", "stored_spans"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AtlasSpec:
+    """All that an atlas is made of, before its rows are there.
+
+    model, tokenizer, options: what two captures must have in common to share an atlas. block: tokens in a shard.
+    """
+
+    kinds: tuple[KindLayout, ...]
+    documents: tuple[Document, ...]
+    packs: tuple[Pack, ...]
+    block: int
+    keep: str
+    model: Mapping[str, Any]
+    tokenizer: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] | None = None
+    map_dtype: str = "float16"
+
+
+def stored_spans(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """kind -> the layer span with which an atlas was begun, which everyone who goes on with it must keep to."""
+    root = open_root(where, storage_options=storage_options)
+    kinds: Any = root.attrs["kinds"]
+    return {kind: int(told["layer_span"]) for kind, told in kinds.items()}
 
 
 class AtlasWriter:
     """The one process that creates arrays, writes coordinates and commits packs."""
 
-    def __init__(
-        self,
-        store: Store,
-        root: zarr.Group,
-        *,
-        kinds: Sequence[KindLayout],
-        documents: Sequence[Document],
-        packs: Sequence[Pack],
-        block: int,
-        created: bool,
-    ) -> None:
-        self.store, self.root, self.created = store, root, created
-        self.kinds, self.documents, self.packs, self.block = tuple(kinds), tuple(documents), tuple(packs), block
+    def __init__(self, store: Store, root: zarr.Group, spec: AtlasSpec, *, created: bool) -> None:
+        self.store, self.root, self.spec, self.created = store, root, spec, created
 
     @classmethod
     def create(
         cls,
         where: Where,
+        spec: AtlasSpec,
         *,
-        kinds: Sequence[KindLayout],
-        documents: Sequence[Document],
-        packs: Sequence[Pack],
-        block: int,
-        keep: str,
-        model: Mapping[str, Any],
-        tokenizer: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        map_dtype: str = "float16",
         storage_options: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> AtlasWriter:
@@ -64,11 +72,10 @@ class AtlasWriter:
         UnsupportedModelError where the atlas cannot be made, before an old one is deleted. Whatever goes wrong, no
         half-made store stays behind; one left by a killed process is an atlas that `overwrite` may replace.
         """
-        if map_dtype not in {"float16", "float32"}:
-            raise InputError(f"map_dtype is {map_dtype!r}: choose float16 or float32")
-        _check_documents(documents, packs)
-        specs = list(_specs(kinds, documents, packs, block, keep, map_dtype))
-        attributes = _attributes(kinds, block, keep, model, tokenizer, options, map_dtype)
+        if spec.map_dtype not in {"float16", "float32"}:
+            raise InputError(f"map_dtype is {spec.map_dtype!r}: choose float16 or float32")
+        _check_documents(spec.documents, spec.packs)
+        arrays, attributes = list(_arrays(spec)), _attributes(spec)
         store = open_store(where, storage_options=storage_options)
         if not is_empty(store):
             if not overwrite:
@@ -78,62 +85,77 @@ class AtlasWriter:
             delete_store(store)
         try:
             root = zarr.open_group(store, mode="w", zarr_format=3, attributes={"attlas_version": schema.VERSION})
-            for spec in specs:
-                spec.create(root)
+            for array in arrays:
+                array.create(root)
             root.attrs.update(attributes)
             _consolidate(store)
         except BaseException:
             delete_store(store)
             raise
-        return cls(store, root, kinds=kinds, documents=documents, packs=packs, block=block, created=True)
+        return cls(store, root, spec, created=True)
 
     @classmethod
-    def reopen(
-        cls,
-        where: Where,
-        *,
-        kinds: Sequence[KindLayout],
-        documents: Sequence[Document],
-        packs: Sequence[Pack],
-        block: int,
-        keep: str,
-        model: Mapping[str, Any],
-        tokenizer: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        map_dtype: str = "float16",
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> AtlasWriter:
-        """Go on with an atlas that the same capture began; raises InputError naming the first thing that differs."""
+    def reopen(cls, where: Where, spec: AtlasSpec, *, storage_options: Mapping[str, Any] | None = None) -> AtlasWriter:
+        """Go on with an atlas that the same capture began; raises InputError naming the first thing that differs.
+
+        Packs that were recorded as failed are pending again.
+        """
         root = open_root(where, storage_options=storage_options, mode="r+")
-        wanted = _attributes(kinds, block, keep, model, tokenizer, options, map_dtype)
+        wanted = _attributes(spec)
         for name in ("keep", "model", "tokenizer", "options", "kinds", "block", "map_dtype", "score_rules"):
             if root.attrs.get(name) != wanted[name]:
+                told = _difference(root.attrs.get(name), wanted[name])
                 raise InputError(
-                    f"{store_name(where)} was made with another {name} ({_short(root.attrs.get(name))}, "
-                    f"now {_short(wanted[name])}): resume with the same, or choose another store"
+                    f"{store_name(where)} was made with another {name} ({told}): resume with the same, or choose "
+                    "another store"
                 )
-        for spec in (*schema.document_arrays(documents, packs), *_token_ids(documents, packs, kinds, block)):
-            found = np.asarray(root[spec.path][...]) if spec.path in root else None  # type: ignore[index]
-            if found is None or not np.array_equal(found, spec.data):
+        for array in (*schema.document_arrays(spec.documents, spec.packs), *_token_ids(spec)):
+            found = np.asarray(root[array.path][...]) if array.path in root else None  # type: ignore[index]
+            if found is None or not np.array_equal(found, array.data):
                 raise InputError(
-                    f"{store_name(where)} was made from other documents ({spec.path} differs): "
+                    f"{store_name(where)} was made from other documents ({array.path} differs): "
                     "resume with the same input, or choose another store"
                 )
-        return cls(root.store, root, kinds=kinds, documents=documents, packs=packs, block=block, created=False)
+        return cls(root.store, root, spec, created=False)
 
     def pending_packs(self) -> tuple[Pack, ...]:
         """The packs that are not committed, in order."""
         state = np.asarray(self.root["packs/state"][...])  # type: ignore[index]
-        return tuple(pack for pack in self.packs if state[pack.index] != schema.COMMITTED)
+        return tuple(pack for pack in self.spec.packs if state[pack.index] != schema.COMMITTED)
 
     def pack(self, pack: Pack) -> PackWriter:
         """A sink for one pack, best used in a `with`: what is not committed at its end is dropped and stays unseen."""
-        return PackWriter(self.root, pack, kinds=self.kinds, documents=self.documents, block=self.block)
+        documents = self.spec.documents
+        return PackWriter(
+            self.root, pack, kinds=self.spec.kinds, document_id=lambda i: documents[i].id, block=self.spec.block
+        )
+
+    def commit(self, pack: Pack, *, seconds: float, attempt: int, size: int, room: Headroom | None = None) -> None:
+        """Record a pack whose every row has been flushed; the state comes last, and alone makes the pack visible.
+
+        size: bytes written. room: the tile and chunk with which the pack ran.
+        """
+        self._record(pack, attempt=attempt, seconds=seconds, bytes=size, error="", **_sizes(room))
+        self._record(pack, state=schema.COMMITTED)
+
+    def fail(self, pack: Pack, *, attempt: int, error: str) -> None:
+        """Record that a pack was tried, and why it could not be captured; readers do not see it."""
+        self._record(pack, attempt=attempt, error=error, state=schema.FAILED)
 
     def discard_if_empty(self) -> None:
         """Delete the store if this writer made it and no pack was committed."""
-        if self.created and len(self.pending_packs()) == len(self.packs):
+        if self.created and len(self.pending_packs()) == len(self.spec.packs):
             delete_store(self.store)
+
+    def _record(self, pack: Pack, **values: Any) -> None:
+        for name, value in values.items():
+            array = self.root[f"packs/{name}"]
+            assert isinstance(array, zarr.Array)
+            array[pack.index : pack.index + 1] = np.array([value], dtype=object if name == "error" else array.dtype)
+
+
+def _sizes(room: Headroom | None) -> dict[str, int]:
+    return {} if room is None else {"tile_bytes": room.tile_bytes, "chunk_tokens": room.chunk_tokens or 0}
 
 
 def _check_documents(documents: Sequence[Document], packs: Sequence[Pack]) -> None:
@@ -152,68 +174,60 @@ def _consolidate(store: Store) -> None:
         zarr.consolidate_metadata(store)
 
 
-def _specs(
-    kinds: Sequence[KindLayout],
-    documents: Sequence[Document],
-    packs: Sequence[Pack],
-    block: int,
-    keep: str,
-    map_dtype: str,
-) -> Iterator[schema.ArraySpec]:
-    yield from schema.document_arrays(documents, packs)
-    for axis in packs[0].token_start:
-        yield from schema.token_arrays(documents, packs, axis, block)
-    yield from schema.pack_arrays(packs)
-    for kind in kinds:
-        yield from schema.kind_arrays(kind, packs, block, keep)
-        if keep == "maps":
-            for document in documents:
-                yield from schema.map_arrays(kind, document, map_dtype)
+def _arrays(spec: AtlasSpec) -> Iterator[schema.ArraySpec]:
+    yield from schema.document_arrays(spec.documents, spec.packs)
+    for axis in spec.packs[0].token_start:
+        yield from schema.token_arrays(spec.documents, spec.packs, axis, spec.block)
+    yield from schema.pack_arrays(spec.packs)
+    for kind in spec.kinds:
+        yield from schema.kind_arrays(kind, spec.packs, spec.block, spec.keep)
+        if spec.keep == "maps":
+            for document in spec.documents:
+                yield from schema.map_arrays(kind, document, spec.map_dtype)
 
 
-def _token_ids(
-    documents: Sequence[Document], packs: Sequence[Pack], kinds: Sequence[KindLayout], block: int
-) -> Iterator[schema.ArraySpec]:
-    for axis in schema.axes_of([kind.kind for kind in kinds]):
-        yield next(
-            spec for spec in schema.token_arrays(documents, packs, axis, block) if spec.path.endswith("/token_id")
-        )
+def _token_ids(spec: AtlasSpec) -> Iterator[schema.ArraySpec]:
+    for axis in schema.axes_of([kind.kind for kind in spec.kinds]):
+        arrays = schema.token_arrays(spec.documents, spec.packs, axis, spec.block)
+        yield next(array for array in arrays if array.path.endswith("/token_id"))
 
 
-def _attributes(
-    kinds: Sequence[KindLayout],
-    block: int,
-    keep: str,
-    model: Mapping[str, Any],
-    tokenizer: Mapping[str, Any] | None,
-    options: Mapping[str, Any] | None,
-    map_dtype: str,
-) -> dict[str, Any]:
+def _attributes(spec: AtlasSpec) -> dict[str, Any]:
     """The root attributes, as JSON gives them back."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     attributes = {
         "Conventions": "CF-1.11",
         "attlas_version": schema.VERSION,
-        "model": dict(model),
-        "tokenizer": None if tokenizer is None else dict(tokenizer),
+        "model": dict(spec.model),
+        "tokenizer": None if spec.tokenizer is None else dict(spec.tokenizer),
         "kinds": {
             kind.kind: {
                 "query_axis": kind.query_axis,
                 "key_axis": kind.key_axis,
                 "heads_per_kv_head": kind.group,
+                "layer_span": kind.span,
             }
-            for kind in kinds
+            for kind in spec.kinds
         },
-        "score_rules": schema.rules_to_attributes(kinds),
-        "keep": keep,
-        "map_dtype": map_dtype if keep == "maps" else None,
-        "block": block,
-        "options": dict(options or {}),
+        "score_rules": schema.rules_to_attributes(spec.kinds),
+        "keep": spec.keep,
+        "map_dtype": spec.map_dtype if spec.keep == "maps" else None,
+        "block": spec.block,
+        "options": dict(spec.options or {}),
         "created": now,
         "history": f"{now} attlas {attlas.__version__} capture",
     }
     found: dict[str, Any] = json.loads(json.dumps(attributes))
     return found
+
+
+def _difference(stored: Any, wanted: Any) -> str:
+    """The first thing in which two values differ, in a few words."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        name = next((key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)), None)
+        if name is not None:
+            return f"{name}: {_difference(stored.get(name), wanted.get(name))}"
+    return f"{_short(stored)}, now {_short(wanted)}"
 
 
 def _short(value: Any) -> str:

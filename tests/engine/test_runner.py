@@ -14,6 +14,7 @@ from attlas.engine.models import load_model
 from attlas.engine.passage import passages
 from attlas.engine.probe import probe
 from attlas.engine.runner import ShardRunner
+from attlas.engine.shard import Shard
 from attlas.engine.tokenize import make_documents
 from attlas.errors import MissingAttentionError
 from tests.engine.memory_sink import MemorySink
@@ -28,7 +29,7 @@ def captured(
     made = make_documents(inputs, loaded)
     (whole,) = plan_packs([{"text": d.length("text")} for d in made], pack_tokens=1000, block=64)
     layout, sink = probe(loaded.model), MemorySink()
-    shard = ShardRunner(loaded.model, layout, keep=keep)
+    shard = ShardRunner(Shard.whole(loaded.model), layout, keep=keep)
     hidden = [
         shard.run(part, sink, finish=True)
         for part in passages(whole, made, pack_documents=pack, chunk_tokens=chunk_tokens)
@@ -82,4 +83,4 @@ def test_layers_that_stop_calling_are_noticed() -> None:
     loaded.model.layers = torch.nn.ModuleList([loaded.model.get_submodule("layers.0")])
     (part,) = passages(pack, made, pack_documents=False, chunk_tokens=None)
     with pytest.raises(MissingAttentionError, match="1 of 2 attention layers did not call"):
-        ShardRunner(loaded.model, layout, keep="factors").run(part, MemorySink())
+        ShardRunner(Shard.whole(loaded.model), layout, keep="factors").run(part, MemorySink())

@@ -15,7 +15,7 @@ from attlas.engine.documents import Document, Pack, Tokens, plan_packs
 from attlas.engine.kernels.reference import TokenFacts, row_statistics
 from attlas.engine.layout import KindLayout
 from attlas.engine.rules import PositionBias, ScoreRule
-from attlas.storage import AtlasWriter
+from attlas.storage import AtlasSpec, AtlasWriter
 
 FEATURES = 8
 
@@ -59,12 +59,11 @@ class Synthetic:
                 out[layer, head] = e / (e.sum(1, keepdims=True) + sink)
         return out
 
-    def writing(self, keep: str) -> dict[str, Any]:
-        """Arguments of AtlasWriter.create and reopen."""
-        return {
-            "kinds": (self.kind,), "documents": self.documents, "packs": self.packs, "block": self.block,
-            "keep": keep, "model": {"name": "synthetic", "model_class": "None"},
-        }  # fmt: skip
+    def spec(self, keep: str) -> AtlasSpec:
+        return AtlasSpec(
+            kinds=(self.kind,), documents=self.documents, packs=self.packs, block=self.block, keep=keep,
+            model={"name": "synthetic", "model_class": "None"},
+        )  # fmt: skip
 
     def write_pack(self, writer: AtlasWriter, pack: Pack, *, keep: str = "factors", step: int = 37) -> None:
         """Hand the pack over layer by layer, `step` rows at a time, and commit it."""
@@ -73,7 +72,7 @@ class Synthetic:
                 for document, begin in zip(pack.documents, pack.document_start["text"], strict=True):
                     for block in self._blocks(document, layer_index, layer, begin, keep, step):
                         sink.write(block)
-            sink.commit(seconds=0.5, attempt=1)
+            writer.commit(pack, seconds=0.5, attempt=1, size=sink.flush())
 
     def _blocks(self, document: int, index: int, layer: int, begin: int, keep: str, step: int) -> Sequence[LayerBlock]:
         q, k = (torch.from_numpy(x[document][index]) for x in (self.q, self.k))

@@ -29,7 +29,7 @@ def blocks(made: Synthetic, step: int) -> Any:
 @pytest.mark.parametrize("name", ["", ".", "..", "zarr.json", "__x", "c", "a/b", "a" * 300, "ü" * 90])
 def test_any_id_makes_a_group_of_its_own(name: str, tmp_path: Path) -> None:
     made = with_ids(synthetic((10,), layers=(0,)), name)
-    AtlasWriter.create(tmp_path / "atlas.zarr", **made.writing("maps"))
+    AtlasWriter.create(tmp_path / "atlas.zarr", made.spec("maps"))
     (path,) = (tmp_path / "atlas.zarr" / "self" / "maps").glob("*/")
     assert f"self/maps/{path.name}" == map_group("self", name)
     array = zarr.open_group(tmp_path / "atlas.zarr", mode="r", use_consolidated=False)[map_group("self", name)]
@@ -39,30 +39,30 @@ def test_any_id_makes_a_group_of_its_own(name: str, tmp_path: Path) -> None:
 def test_ids_given_twice_and_no_documents_are_refused() -> None:
     store = MemoryStore()
     with pytest.raises(InputError, match="'same'"):
-        AtlasWriter.create(store, **with_ids(synthetic((10, 12)), "same", "same").writing("factors"))
+        AtlasWriter.create(store, with_ids(synthetic((10, 12)), "same", "same").spec("factors"))
     with pytest.raises(InputError, match="no documents"):
-        AtlasWriter.create(store, **synthetic((10,)).writing("factors") | {"documents": (), "packs": ()})
+        AtlasWriter.create(store, replace(synthetic((10,)).spec("factors"), documents=(), packs=()))
 
 
 def test_an_unknown_dtype_is_refused_by_name() -> None:
     made = synthetic((10,))
     made = replace(made, kind=replace(made.kind, dtype="float64"))
     with pytest.raises(UnsupportedModelError, match="float64"):
-        AtlasWriter.create(MemoryStore(), **made.writing("factors"))
+        AtlasWriter.create(MemoryStore(), made.spec("factors"))
 
 
 def test_a_pack_with_a_hole_is_not_committed() -> None:
     made, store = synthetic((64,)), MemoryStore()
-    writer = AtlasWriter.create(store, **made.writing("factors"))
+    writer = AtlasWriter.create(store, made.spec("factors"))
     with writer.pack(made.packs[0]) as sink:
         sink.write(blocks(made, 37)[0])
         with pytest.raises(MissingAttentionError, match="37 of the 64 rows"):
-            sink.commit(seconds=1, attempt=1)
+            sink.flush()
     with writer.pack(made.packs[0]) as sink:
         for block in blocks(made, 37):  # layer 0 alone
             sink.write(block)
         with pytest.raises(MissingAttentionError, match="self layer 1"):
-            sink.commit(seconds=1, attempt=1)
+            sink.flush()
     assert len(open_atlas(store)) == 0
     made.write_pack(writer, made.packs[0])
     np.testing.assert_allclose(open_atlas(store)["doc-0"].attention.values, made.dense(0), atol=2e-6)
@@ -70,13 +70,13 @@ def test_a_pack_with_a_hole_is_not_committed() -> None:
 
 def test_rows_out_of_order_or_of_another_pack_are_refused() -> None:
     made = synthetic((128,), pack_tokens=200)
-    writer = AtlasWriter.create(MemoryStore(), **made.writing("factors"))
+    writer = AtlasWriter.create(MemoryStore(), made.spec("factors"))
     with writer.pack(made.packs[0]) as sink:
         sink.write(blocks(made, 32)[0])
         with pytest.raises(MissingAttentionError, match="token 32 was next"):
             sink.write(blocks(made, 32)[2])
     two = synthetic((64, 64), pack_tokens=64)
-    writer = AtlasWriter.create(MemoryStore(), **two.writing("factors"))
+    writer = AtlasWriter.create(MemoryStore(), two.spec("factors"))
     with writer.pack(two.packs[1]) as sink, pytest.raises(MissingAttentionError, match="pack 1"):
         sink.write(blocks(two, 32)[0])
 
@@ -85,7 +85,7 @@ def test_rows_of_zeros_are_written_like_any_other() -> None:
     made, store = synthetic((64, 20)), MemoryStore()
     for q in made.q:
         q[...] = 0
-    writer = AtlasWriter.create(store, **made.writing("factors"))
+    writer = AtlasWriter.create(store, made.spec("factors"))
     for pack in made.packs:
         made.write_pack(writer, pack)
     assert verify(store).problems == ()
@@ -94,17 +94,17 @@ def test_rows_of_zeros_are_written_like_any_other() -> None:
 
 def test_arguments_that_cannot_be_stored_leave_the_old_atlas_alone() -> None:
     made, store = synthetic((10,)), MemoryStore()
-    made.write_pack(AtlasWriter.create(store, **made.writing("factors")), made.packs[0])
+    made.write_pack(AtlasWriter.create(store, made.spec("factors")), made.packs[0])
     with pytest.raises(TypeError):
-        AtlasWriter.create(store, overwrite=True, **made.writing("factors") | {"model": {"name": object()}})
+        AtlasWriter.create(store, replace(made.spec("factors"), model={"name": object()}), overwrite=True)
     assert list(open_atlas(store)) == ["doc-0"]
 
 
 def test_resume_takes_tuples_for_what_json_made_lists() -> None:
     made, store = synthetic((10,)), MemoryStore()
-    arguments = made.writing("factors") | {"options": {"layers": (0, 1)}}
-    AtlasWriter.create(store, **arguments)
-    assert len(AtlasWriter.reopen(store, **arguments).pending_packs()) == 1
+    spec = replace(made.spec("factors"), options={"layers": (0, 1)})
+    AtlasWriter.create(store, spec)
+    assert len(AtlasWriter.reopen(store, spec).pending_packs()) == 1
 
 
 class KilledStore(WrapperStore[Store]):
@@ -133,12 +133,12 @@ class KilledStore(WrapperStore[Store]):
 def test_a_store_half_made_by_a_killed_process_can_be_replaced(writes: int) -> None:
     made, memory = synthetic((10,)), MemoryStore()
     with pytest.raises(OSError, match="gone"):
-        AtlasWriter.create(KilledStore(memory, [writes]), **made.writing("factors"))
+        AtlasWriter.create(KilledStore(memory, [writes]), made.spec("factors"))
     with pytest.raises(StoreMissingError, match="never finished"):
         open_atlas(memory)
     with pytest.raises(StoreExistsError, match="--overwrite"):
-        AtlasWriter.create(memory, **made.writing("factors"))
-    writer = AtlasWriter.create(memory, overwrite=True, **made.writing("factors"))
+        AtlasWriter.create(memory, made.spec("factors"))
+    writer = AtlasWriter.create(memory, made.spec("factors"), overwrite=True)
     made.write_pack(writer, made.packs[0])
     np.testing.assert_allclose(open_atlas(memory)["doc-0"].attention.values, made.dense(0), atol=2e-6)
 
@@ -154,7 +154,7 @@ def test_an_array_or_garbage_is_no_atlas(tmp_path: Path) -> None:
 
 def test_verify_notes_rows_that_were_never_committed() -> None:
     made, store = synthetic((64, 64), pack_tokens=64), MemoryStore()
-    writer = AtlasWriter.create(store, **made.writing("factors"))
+    writer = AtlasWriter.create(store, made.spec("factors"))
     made.write_pack(writer, made.packs[0])
     state = writer.root["packs/state"]
     made.write_pack(writer, made.packs[1])

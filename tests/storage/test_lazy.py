@@ -23,7 +23,7 @@ LENGTH = 50
 
 def written(made: Synthetic, store: Any = None, *, packs: Any = None, step: int = 37) -> Any:
     store = MemoryStore() if store is None else store
-    writer = AtlasWriter.create(store, **made.writing("factors"))
+    writer = AtlasWriter.create(store, made.spec("factors"))
     for pack in packs or made.packs:
         made.write_pack(writer, pack, step=step)
     return open_atlas(store)
@@ -161,8 +161,8 @@ class FailingStore(WrapperStore[Store]):
 def test_a_crash_at_any_write_leaves_exactly_the_committed_packs(writes: int) -> None:
     made = synthetic()
     memory = MemoryStore()
-    AtlasWriter.create(memory, **made.writing("factors"))
-    writer = AtlasWriter.reopen(FailingStore(memory, [writes]), **made.writing("factors"))
+    AtlasWriter.create(memory, made.spec("factors"))
+    writer = AtlasWriter.reopen(FailingStore(memory, [writes]), made.spec("factors"))
     committed = 0
     try:
         for pack in made.packs:
@@ -175,7 +175,7 @@ def test_a_crash_at_any_write_leaves_exactly_the_committed_packs(writes: int) ->
     for document in atlas:
         i = int(document.removeprefix("doc-"))
         np.testing.assert_allclose(atlas[document].attention.values, made.dense(i), atol=2e-6)
-    again = AtlasWriter.reopen(memory, **made.writing("factors"))
+    again = AtlasWriter.reopen(memory, made.spec("factors"))
     for pack in again.pending_packs():
         made.write_pack(again, pack)
     whole = open_atlas(memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -36,7 +36,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 class TestAnyStore:
     def test_factors_round_trip(self, place: Place) -> None:
         made = synthetic()
-        writer = AtlasWriter.create(place.where, storage_options=place.options, **made.writing("factors"))
+        writer = AtlasWriter.create(place.where, made.spec("factors"), storage_options=place.options)
         for pack in made.packs:
             made.write_pack(writer, pack)
         atlas = open_atlas(place.where, storage_options=place.options)
@@ -50,13 +50,13 @@ class TestAnyStore:
     def test_a_pack_shows_only_once_it_is_committed(self, place: Place) -> None:
         made = synthetic()
         assert len(made.packs) == 3
-        writer = AtlasWriter.create(place.where, storage_options=place.options, **made.writing("factors"))
+        writer = AtlasWriter.create(place.where, made.spec("factors"), storage_options=place.options)
         made.write_pack(writer, made.packs[1])
         atlas = open_atlas(place.where, storage_options=place.options)
         assert list(atlas) == ["doc-2"]
         with pytest.raises(KeyError, match="not committed"):
             atlas["doc-0"]
-        again = AtlasWriter.reopen(place.where, storage_options=place.options, **made.writing("factors"))
+        again = AtlasWriter.reopen(place.where, made.spec("factors"), storage_options=place.options)
         assert [pack.index for pack in again.pending_packs()] == [0, 2]
         for pack in again.pending_packs():
             made.write_pack(again, pack)
@@ -65,12 +65,10 @@ class TestAnyStore:
 
     def test_a_store_that_exists_is_refused_then_replaced(self, place: Place) -> None:
         made = synthetic()
-        AtlasWriter.create(place.where, storage_options=place.options, **made.writing("factors"))
+        AtlasWriter.create(place.where, made.spec("factors"), storage_options=place.options)
         with pytest.raises(StoreExistsError, match="--overwrite"):
-            AtlasWriter.create(place.where, storage_options=place.options, **made.writing("factors"))
-        writer = AtlasWriter.create(
-            place.where, storage_options=place.options, overwrite=True, **made.writing("statistics")
-        )
+            AtlasWriter.create(place.where, made.spec("factors"), storage_options=place.options)
+        writer = AtlasWriter.create(place.where, made.spec("statistics"), storage_options=place.options, overwrite=True)
         assert open_atlas(place.where, storage_options=place.options).keep == "statistics"
         writer.discard_if_empty()
         with pytest.raises(StoreMissingError):
@@ -78,7 +76,7 @@ class TestAnyStore:
 
     def test_statistics_tier(self, place: Place) -> None:
         made = synthetic(rule="sinks", window=9)
-        writer = AtlasWriter.create(place.where, storage_options=place.options, **made.writing("statistics"))
+        writer = AtlasWriter.create(place.where, made.spec("statistics"), storage_options=place.options)
         for pack in made.packs:
             made.write_pack(writer, pack, keep="statistics")
         atlas = open_atlas(place.where, storage_options=place.options)
@@ -103,22 +101,22 @@ def test_a_folder_that_is_no_atlas_is_never_deleted(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     made = synthetic()
     with pytest.raises(StoreExistsError, match="not an atlas"):
-        AtlasWriter.create(tmp_path, overwrite=True, **made.writing("factors"))
+        AtlasWriter.create(tmp_path, made.spec("factors"), overwrite=True)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
 def test_a_file_and_an_unknown_protocol_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="is a file"):
-        AtlasWriter.create(tmp_path / "file", **synthetic().writing("factors"))
+        AtlasWriter.create(tmp_path / "file", synthetic().spec("factors"))
     with pytest.raises(InputError, match="nosuch"):
         open_atlas("nosuch://bucket/atlas")
 
 
 def test_nothing_stays_where_creation_fails(tmp_path: Path) -> None:
-    arguments = synthetic().writing("factors") | {"model": {"name": object()}}  # no JSON for it
+    spec = replace(synthetic().spec("factors"), model={"name": object()})  # no JSON for it
     with pytest.raises(TypeError):
-        AtlasWriter.create(tmp_path / "atlas.zarr", **arguments)
+        AtlasWriter.create(tmp_path / "atlas.zarr", spec)
     assert not (tmp_path / "atlas.zarr").exists()
 
 
@@ -134,7 +132,7 @@ def test_ids_never_become_paths(tmp_path: Path) -> None:
 
 def test_xarray_alone_opens_a_page(tmp_path: Path) -> None:
     made = synthetic()
-    writer = AtlasWriter.create(tmp_path / "atlas.zarr", **made.writing("factors"))
+    writer = AtlasWriter.create(tmp_path / "atlas.zarr", made.spec("factors"))
     for pack in made.packs:
         made.write_pack(writer, pack)
     page = xr.open_dataset(tmp_path / "atlas.zarr", engine="attlas", document="doc-2")

@@ -16,7 +16,7 @@ from tests.storage.synthetic import synthetic
 @pytest.fixture
 def atlas(tmp_path: Path) -> Path:
     made = synthetic()
-    writer = AtlasWriter.create(tmp_path / "atlas.zarr", **made.writing("factors"))
+    writer = AtlasWriter.create(tmp_path / "atlas.zarr", made.spec("factors"))
     for pack in made.packs[:2]:
         made.write_pack(writer, pack)
     return tmp_path / "atlas.zarr"

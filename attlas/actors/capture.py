@@ -1,0 +1,288 @@
+"""A capture on a Ray cluster, from the driver's side: start the replicas, probe through the shards, run the packs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from attlas.actors.cluster import ClusterFacts, joined_cluster
+from attlas.actors.plan import Devices, cut_layers, fit, layer_costs
+from attlas.actors.queue import PackQueue
+from attlas.actors.replica import RemoteStage, Replica
+from attlas.actors.worker import Job, Loading, PackWork
+from attlas.engine.documents import Document, Pack
+from attlas.engine.headroom import Headroom
+from attlas.engine.layout import KindLayout, ModelLayout
+from attlas.engine.models import (
+    LoadedModel,
+    Placement,
+    identity_of,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from attlas.engine.passage import passages
+from attlas.engine.probe import probe_stages
+from attlas.engine.shard import Stack, find_stacks, meta_model
+from attlas.engine.support import check_supported
+from attlas.errors import ClusterError, InputError
+from attlas.progress import Progress
+from attlas.storage import AtlasWriter
+from attlas.storage.stores import Where
+
+__all__ = ["ClusterOptions", "ClusterRun"]
+
+START_SECONDS = 1800.0
+WORKING_SHARE = 0.25
+"""Of a device's memory, what a plan leaves to work in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """shards: of one replica; None for as few as fit the cluster's devices. replicas: whole pipelines.
+
+    address: of a running cluster; None for a private one. threads: torch's threads of each shard on a CPU; None for an
+    equal part of this machine's. offload: bytes of weights that each shard keeps in memory, the rest is read from disk.
+    span: layers on whose multiples cuts must lie, where an atlas is gone on with.
+    """
+
+    shards: int | None = 1
+    replicas: int = 1
+    address: str | None = None
+    threads: int | None = None
+    offload: int | None = None
+    span: int | None = None
+
+
+class ClusterRun:
+    """The replicas of one model, ready to capture. Use in a `with`: at its end all actors, and a private cluster, end.
+
+    loaded: the model without weights, with its tokenizer and identity. layout: what the probe learnt through the
+    shards. Raises ClusterError, InputError and UnsupportedModelError before any store is touched.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | PreTrainedModel,
+        options: ClusterOptions,
+        *,
+        tokenizer: PreTrainedTokenizerBase | str | None,
+        dtype: str,
+        device: str,
+        revision: str | None,
+    ) -> None:
+        self.options, self.dtype, self.device, self.revision = options, dtype, device, revision
+        self._stack = ExitStack()
+        self._source, self._tokenizer = source, tokenizer
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def owners(self, kind: KindLayout) -> list[int]:
+        """The shard that holds each of a kind's layers."""
+        holder = {module: shard for shard, facts in enumerate(self.replicas[0].facts) for module in facts.modules}
+        owner = {(call.kind, call.layer): holder[call.module] for call in self.layout.calls}
+        return [owner[kind.kind, layer] for layer in kind.layers]
+
+    def run(
+        self,
+        packs: Sequence[Pack],
+        documents: Sequence[Document],
+        writer: AtlasWriter,
+        where: Where,
+        *,
+        storage_options: Mapping[str, Any] | None,
+        pack_documents: bool,
+        chunk_tokens: int | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> dict[int, str]:
+        """Capture and commit the pending packs; returns those that failed, with why."""
+        pending = writer.pending_packs()
+        sizes = [sum(p.token_stop[a] - p.token_start[a] for a in self.layout.axes) for p in packs]
+        spec, before = writer.spec, sum(sizes) - sum(sizes[pack.index] for pack in pending)
+        job = Job(
+            where=where, storage_options=storage_options, layout=self.layout, kinds=spec.kinds, keep=spec.keep,
+            block=spec.block, finish=False,
+        )  # fmt: skip
+        for one in self.replicas:
+            if one.state == "ready":
+                one.prepare(job)
+            else:
+                one.job = job
+        begun, done = time.monotonic(), {"tokens": 0}
+
+        def work(pack: Pack, room: Headroom) -> PackWork:
+            parts = passages(pack, documents, pack_documents=pack_documents, chunk_tokens=room.chunk_tokens)
+            ids = {number: documents[number].id for number in pack.documents}
+            return PackWork(pack=pack, passages=parts, document_ids=ids, room=room)
+
+        class Committing:
+            """Commits, and counts the tokens."""
+
+            def commit(self, pack: Pack, **record: Any) -> None:
+                writer.commit(pack, **record)
+                done["tokens"] += sizes[pack.index]
+
+            def fail(self, pack: Pack, **record: Any) -> None:
+                writer.fail(pack, **record)
+
+        def tell() -> None:
+            if progress is not None:
+                tally = queue.tally
+                progress(
+                    Progress(
+                        packs=len(packs),
+                        packs_done=len(packs) - len(pending) + tally.packs,
+                        tokens=sum(sizes),
+                        tokens_done=before + done["tokens"],
+                        seconds=time.monotonic() - begun,
+                        packs_now=tally.packs,
+                        tokens_now=done["tokens"],
+                        bytes=tally.bytes,
+                        retries=tally.retries,
+                        losses=tally.losses,
+                        failed=len(tally.failed),
+                        shards=queue.shares(),
+                    )
+                )
+
+        queue = PackQueue(self.replicas, Committing(), work=work, tell=tell)
+        queue.run(pending, Headroom(chunk_tokens=chunk_tokens))
+        return queue.tally.failed
+
+    def _start(self) -> None:
+        path = self._readable_source()
+        config = load_config(path, revision=self.revision)
+        meta = meta_model(config)
+        check_supported(meta)
+        options = self.options
+        wanted = (options.shards or 1) * options.replicas
+        facts = self._stack.enter_context(joined_cluster(options.address, cpus=wanted))
+        uses_gpu = facts.gpus > 0 and self.device != "cpu"
+        stacks = () if options.shards == 1 else find_stacks(meta)  # a model that is not cut needs none
+        spans = self._cut(meta, stacks, facts, uses_gpu)
+        threads = options.threads or (
+            max(1, int(facts.cpus / max(facts.nodes, 1)) // wanted) if facts.private else None
+        )
+        placement = None
+        if options.offload is not None:
+            folder = tempfile.mkdtemp(prefix="attlas-offload-")
+            self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            placement = Placement(max_memory={"cpu": options.offload}, offload_folder=folder)
+        loadings = [
+            Loading(
+                source=str(path), stacks=stacks, start=start, stop=stop, dtype=self.dtype,
+                device=self.device if self.device != "auto" else ("cuda" if uses_gpu else "cpu"),
+                revision=self.revision, placement=placement, threads=None if uses_gpu else threads,
+            )
+            for start, stop in spans
+        ]  # fmt: skip
+        cpus = 1.0 if facts.private or uses_gpu else float(threads or 1)
+        self.replicas = [Replica(i, loadings, cpus=cpus, gpus=float(uses_gpu)) for i in range(options.replicas)]
+        for one in self.replicas:
+            one.start()
+            self._stack.callback(one.stop)
+        self._wait_for_first()
+        first = self.replicas[0]
+        self.layout: ModelLayout = probe_stages(
+            [RemoteStage(actor) for actor in first.actors], config, first.facts[0].dtype
+        )
+        digests = {key: value for shard in first.facts for key, value in shard.digests.items()}
+        name = str(self._source) if not isinstance(self._source, PreTrainedModel) else self._source_name()
+        self.loaded = LoadedModel(
+            model=meta,
+            tokenizer=load_tokenizer(self._tokenizer, path, revision=self.revision),
+            identity=identity_of(name, self.revision, type(meta), config, first.facts[0].dtype, digests),
+        )
+
+    def _cut(
+        self, meta: PreTrainedModel, stacks: tuple[Stack, ...], facts: ClusterFacts, uses_gpu: bool
+    ) -> tuple[tuple[int, int], ...]:
+        options = self.options
+        if options.shards == 1:
+            return ((0, sum(stack.layers for stack in stacks)),)
+        dtype = self.dtype if self.dtype != "auto" else str(meta.config.dtype or "float32").removeprefix("torch.")
+        costs, outside = layer_costs(meta, stacks, dtype=dtype, tokens=4096)
+        if options.shards is None:
+            devices = _devices(facts, uses_gpu)
+            working = int(devices.memory * WORKING_SHARE)
+            return fit(costs, stacks, devices, outside=outside, working_bytes=working)[0].spans()
+        return cut_layers(costs, stacks, options.shards, outside=outside, step=options.span).spans()
+
+    def _wait_for_first(self) -> None:
+        """Until the first replica's shards are loaded."""
+        begin = time.monotonic()
+        while self.replicas[0].state != "ready":
+            for one in self.replicas:
+                one.advance()
+            if time.monotonic() - begin > START_SECONDS:
+                need = self.replicas[0]
+                raise ClusterError(
+                    f"the cluster had no room for {need.shards} shards of {need.cpus:g} CPUs and {need.gpus:g} GPUs "
+                    f"within {START_SECONDS:.0f} s: add nodes, or give fewer --shards or --replicas"
+                )
+            time.sleep(0.02)
+
+    def _readable_source(self) -> str | Path:
+        """What every shard can load by itself: a model object, or a .gguf, which each would unpack whole, is saved
+        as safetensors first, where this machine's disk is all that the shards need to reach."""
+        source = self._source
+        is_object = isinstance(source, PreTrainedModel)
+        if not is_object and Path(str(source)).suffix != ".gguf":
+            assert not isinstance(source, PreTrainedModel)
+            return source
+        if self.options.address is not None:
+            raise InputError(
+                f"{'a model object' if is_object else source} is on this machine alone: save it with save_pretrained "
+                "to a folder that every node reaches, and give the folder"
+            )
+        folder = tempfile.mkdtemp(prefix="attlas-model-")
+        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        loaded = load_model(source, dtype=self.dtype, device="cpu")
+        model: Any = loaded.model
+        model.hf_quantizer = None
+        if getattr(model.config, "quantization_config", None) is not None:
+            del model.config.quantization_config
+        model.save_pretrained(folder)
+        if loaded.tokenizer is not None and self._tokenizer is None:
+            self._tokenizer = loaded.tokenizer
+        return folder
+
+    def _source_name(self) -> str:
+        assert isinstance(self._source, PreTrainedModel)
+        return self._source.name_or_path or type(self._source).__name__
+
+
+def _devices(facts: ClusterFacts, uses_gpu: bool) -> Devices:
+    """The cluster's devices, as large as the smallest."""
+    if uses_gpu:
+
+        @ray.remote(num_gpus=1)
+        def memory() -> int:
+            import torch
+
+            return int(torch.cuda.mem_get_info()[1])
+
+        return Devices(count=int(facts.gpus), memory=ray.get(memory.remote()))
+    sizes = [int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]]
+    return Devices(count=len(sizes), memory=min(sizes))
