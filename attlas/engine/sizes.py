@@ -75,7 +75,7 @@ def plan_sizes(
 
     packable: documents of a pack go through the model together. memory: bytes that the process may take.
     chunk_tokens: the chunk asked for, taken as it is. most_chunk, most_pack: what a pipeline wants at most. Raises
-    InputError, with the numbers, where no sizes fit, or where a chunk is asked of a model whose layers see later tokens.
+    InputError, with the numbers, where no sizes fit, or a chunk is asked of a model whose layers see later tokens.
     """
     if chunk_tokens is not None and chunk_tokens < 1:
         raise InputError(f"chunk_tokens is {chunk_tokens}: give 1 or more")
