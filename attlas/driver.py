@@ -5,30 +5,24 @@ The model runs in this process, or as shards on a Ray cluster; both are a `Runs`
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from attlas.engine.documents import Document, Pack, plan_packs, with_chosen_rows
 from attlas.engine.estimate import shape_of
-from attlas.engine.headroom import Headroom, release_memory
 from attlas.engine.layout import KindLayout, ModelLayout, keep_heads, keep_layers, layer_span
-from attlas.engine.models import LoadedModel, Placement, load_model
-from attlas.engine.passage import passages
+from attlas.engine.models import LoadedModel
 from attlas.engine.probe import layout_of
-from attlas.engine.runner import KEEPS, ShardRunner
+from attlas.engine.runner import KEEPS
 from attlas.engine.selection import parse_queries
-from attlas.engine.shard import Shard
 from attlas.engine.sizes import Sizes, plan_sizes
 from attlas.engine.tokenize import Text, make_documents
-from attlas.errors import InputError, NoMemoryError, PacksFailedError
+from attlas.errors import InputError, PacksFailedError
+from attlas.in_process import Runs, in_process, name_documents
 from attlas.progress import Progress
 from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
 from attlas.storage.stores import is_empty, open_store, store_name
@@ -54,30 +48,6 @@ class CapturePlan:
     packs: tuple[Pack, ...]
     sizes: Sizes
     pack_documents: bool
-
-
-class Runs(Protocol):
-    """A model that is ready to run packs. loaded: with or without weights in this process."""
-
-    loaded: LoadedModel
-    layout: ModelLayout
-
-    def owners(self, kind: KindLayout) -> list[int]:
-        """The shard that holds each of a kind's layers."""
-
-    def run(
-        self,
-        packs: Sequence[Pack],
-        documents: Sequence[Document],
-        writer: AtlasWriter,
-        where: Any,
-        *,
-        storage_options: Mapping[str, Any] | None,
-        pack_documents: bool,
-        chunk_tokens: int | None,
-        progress: Callable[[Progress], None] | None,
-    ) -> dict[int, str]:
-        """Capture and commit the pending packs; returns those that failed, with why."""
 
 
 def capture(
@@ -195,7 +165,7 @@ def capture(
                 pack_documents=plan.pack_documents, chunk_tokens=plan.sizes.chunk_tokens, progress=progress,
             )  # fmt: skip
             if failed:
-                raise _packs_failed(failed, plan, store)
+                raise _packs_failed(failed, plan, writer, store)
     return open_atlas(store, storage_options=storage_options)
 
 
@@ -279,7 +249,7 @@ def _ready(
 ) -> AbstractContextManager[Runs]:
     """The model in this process, or on a cluster."""
     if shards == 1 and replicas == 1 and address is None:
-        return _here(
+        return in_process(
             model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision, threads=threads, offload=offload
         )
     if str(store).startswith("memory://"):
@@ -291,114 +261,6 @@ def _ready(
         span=None if spans is None else min(spans.values()),
     )  # fmt: skip
     return ClusterRun(model, options, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
-
-
-@contextmanager
-def _here(model: Any, *, threads: int | None, offload: int | None, **loading: Any) -> Iterator[_Here]:
-    with tempfile.TemporaryDirectory(prefix="attlas-offload-") if offload is not None else nullcontext("") as folder:
-        placement = None
-        if offload is not None:
-            if not isinstance(model, str | Path):
-                raise InputError("a model object is in memory already: give its folder to have it read from disk")
-            placement = Placement(max_memory={"cpu": offload}, offload_folder=folder)
-        before = torch.get_num_threads()
-        if threads is not None:
-            torch.set_num_threads(threads)
-        try:
-            loaded = load_model(model, placement=placement, **loading)
-            yield _Here(loaded, layout_of(loaded))
-        finally:
-            if threads is not None:
-                torch.set_num_threads(before)
-
-
-class _Here:
-    """Implements Runs in this process: the model whole, pack by pack."""
-
-    def __init__(self, loaded: LoadedModel, layout: ModelLayout) -> None:
-        self.loaded, self.layout = loaded, layout
-
-    def owners(self, kind: KindLayout) -> list[int]:
-        return [0] * len(kind.layers)
-
-    def run(
-        self,
-        packs: Sequence[Pack],
-        documents: Sequence[Document],
-        writer: AtlasWriter,
-        where: Any,
-        *,
-        storage_options: Mapping[str, Any] | None,
-        pack_documents: bool,
-        chunk_tokens: int | None,
-        progress: Callable[[Progress], None] | None,
-    ) -> dict[int, str]:
-        """What breaks a pack here breaks it again: it is raised at once, with all packs before it committed."""
-        pending, axes = writer.pending_packs(), self.layout.axes
-        sizes = [sum(pack.token_stop[a] - pack.token_start[a] for a in axes) for pack in packs]
-        begun, done, layers = time.monotonic(), {"packs": 0, "tokens": 0, "layers": 0, "bytes": 0, "retries": 0}, 0
-        before = sum(sizes) - sum(sizes[pack.index] for pack in pending)
-
-        def tell() -> None:
-            if progress is not None:
-                progress(
-                    Progress(
-                        packs=len(packs),
-                        packs_done=len(packs) - len(pending) + done["packs"],
-                        tokens=sum(sizes),
-                        tokens_done=before + done["tokens"],
-                        layers=layers,
-                        layers_done=done["layers"],
-                        seconds=time.monotonic() - begun,
-                        packs_now=done["packs"],
-                        tokens_now=done["tokens"],
-                        bytes=done["bytes"],
-                        retries=done["retries"],
-                    )
-                )
-
-        def on_layer(_kind: str, _layer: int) -> None:
-            done["layers"] += 1
-            tell()
-
-        runner = ShardRunner(
-            Shard.whole(self.loaded.model),
-            self.layout,
-            keep=writer.spec.keep,
-            kinds=writer.spec.kinds,
-            document_ids=lambda i: documents[i].id,
-            on_layer=on_layer,
-        )
-        room = Headroom(chunk_tokens=chunk_tokens)
-        for pack in pending:
-            attempt = 0
-            while True:
-                parts = passages(pack, documents, pack_documents=pack_documents, chunk_tokens=room.chunk_tokens)
-                layers, done["layers"] = runner.calls_needed * sum(len(part.chunks) for part in parts), 0
-                attempt += 1
-                tell()
-                runner.tile_bytes = room.tile_bytes
-                begin = time.perf_counter()
-                try:
-                    with writer.pack(pack) as sink:
-                        for part in parts:
-                            runner.run(part, sink)
-                        size = sink.flush()
-                except torch.OutOfMemoryError as error:
-                    smaller = room.less()
-                    if smaller is None:
-                        raise _no_memory(pack, documents, axes, room) from error
-                    room = smaller
-                else:
-                    writer.commit(pack, seconds=time.perf_counter() - begin, attempt=attempt, size=size, room=room)
-                    break
-                done["retries"] += 1
-                release_memory()
-            done["packs"] += 1
-            done["bytes"] += size
-            done["tokens"] += sizes[pack.index]
-            tell()
-        return {}
 
 
 def _with_span(kind: KindLayout, owners: Sequence[int], stored: Mapping[str, int] | None) -> KindLayout:
@@ -415,25 +277,16 @@ def _with_span(kind: KindLayout, owners: Sequence[int], stored: Mapping[str, int
     return replace(kind, layer_span=span)
 
 
-def _packs_failed(failed: Mapping[int, str], plan: CapturePlan, store: Any) -> PacksFailedError:
+def _packs_failed(failed: Mapping[int, str], plan: CapturePlan, writer: AtlasWriter, store: Any) -> PacksFailedError:
     pack, error = next(iter(failed.items()))
-    names = [plan.documents[i].id for i in plan.packs[pack].documents]
-    told = repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    some_committed = len(writer.pending_packs()) < len(plan.packs)
+    names = name_documents(plan.packs[pack], plan.documents)
     return PacksFailedError(
-        f"{len(failed)} of {len(plan.packs)} packs failed, the others are committed in {store_name(store)}; "
-        f"pack {pack} ({told}) with {error} -- mend the cause and go on with --resume"
-    )
-
-
-def _no_memory(pack: Pack, documents: Sequence[Document], axes: Sequence[str], room: Headroom) -> NoMemoryError:
-    names = [documents[i].id for i in pack.documents]
-    told = repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-    return NoMemoryError(
-        f"the device has no memory for pack {pack.index} ({told}"
-        f", {sum(pack.token_stop[a] - pack.token_start[a] for a in axes)} tokens), with a tile of "
-        f"{room.tile_bytes // 2**20} MiB and "
-        f"{'the pack in one pass' if room.chunk_tokens is None else f'{room.chunk_tokens} tokens a pass'} too -- "
-        "use a larger device, --dtype bfloat16, or smaller packs by --memory"
+        f"{len(failed)} of {len(plan.packs)} packs failed, "
+        + (f"the others are committed in {store_name(store)}; " if some_committed else "and none is captured; ")
+        + f"pack {pack} ({names}) with {error} -- mend the cause"
+        + (" and go on with --resume" if some_committed else ""),
+        some_committed=some_committed,
     )
 
 

@@ -43,7 +43,14 @@ class ClusterError(AttlasError, ConnectionError):
 
 
 class PacksFailedError(AttlasError, RuntimeError):
-    """Some packs could not be captured; the others are committed, and the atlas records why these are not."""
+    """Some packs could not be captured; the others are committed, and the atlas records why these are not.
+
+    some_committed: whether there are others, and so an atlas.
+    """
+
+    def __init__(self, message: str, *, some_committed: bool) -> None:
+        super().__init__(message)
+        self.some_committed = some_committed
 
 
 class NotFiniteError(AttlasError, ArithmeticError):

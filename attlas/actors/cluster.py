@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import psutil
 import ray
+from ray._private import ray_constants as constants
 
 from attlas.errors import ClusterError
 
@@ -34,8 +35,8 @@ class ClusterFacts:
 def joined_cluster(address: str | None, *, cpus: int) -> Iterator[ClusterFacts]:
     """Join the cluster at `address` ("auto", "host:port", "ray://host:port"); without one, start a private cluster.
 
-    A private cluster listens on loopback alone and is shut down at the end. cpus: how many it offers at least. Where
-    the process is connected already, that connection is used and stays. Raises ClusterError.
+    A private cluster listens on loopback alone, sends no usage statistics, and is shut down at the end. cpus: how many
+    it offers at least. Where the process is connected already, that connection is used and stays. Raises ClusterError.
     """
     ours = not ray.is_initialized()
     private = ours and address is None
@@ -64,12 +65,41 @@ def _connect(address: str | None, cpus: int) -> None:
         if address is not None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             return
-        ray.init(
-            address="local",
-            num_cpus=max(cpus, os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=int(min(STORE_MOST, psutil.virtual_memory().total * STORE_SHARE)),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
+        with _loopback_only():
+            ray.init(
+                address="local",
+                num_cpus=max(cpus, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=int(min(STORE_MOST, psutil.virtual_memory().total * STORE_SHARE)),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    (node,) = ray.nodes()
+    if node["NodeManagerAddress"] not in {"127.0.0.1", "::1"}:
+        ray.shutdown()
+        raise ClusterError(
+            f"a private Ray cluster would listen on {node['NodeManagerAddress']}, which other machines reach: start "
+            "one yourself with ray start, guarded as you see fit, and give its --address"
         )
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Have Ray take the loopback address for its node, on which all its servers then listen, and call no one.
+
+    Ray takes it by itself where it does not expect clusters (macOS, Windows); elsewhere it turns a loopback address
+    that it is given into one that other machines reach, so that the expectation is what has to change.
+    """
+    told = {constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    before = constants.ENABLE_RAY_CLUSTER, {name: os.environ.get(name) for name in told}
+    constants.ENABLE_RAY_CLUSTER = False
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before[0]
+        for name, value in before[1].items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

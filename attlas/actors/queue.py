@@ -243,6 +243,11 @@ class PackQueue:
         self.store.commit(task.pack, seconds=seconds, attempt=task.attempt, size=size, room=task.room)
         self.tally.packs += 1
         self.tally.bytes += size
+        for shard, report in enumerate(reports):
+            log_event(
+                "shard wrote", pack=task.pack.index, replica=lane.replica.number, shard=shard, bytes=report.bytes,
+                peak_memory=report.peak_memory,
+            )  # fmt: skip
         log_event(
             "pack committed", pack=task.pack.index, replica=lane.replica.number, attempt=task.attempt, bytes=size,
             seconds=round(seconds, 3),

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import resource
+import shlex
+import signal
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
 
 from attlas.cli.inputs import read_inputs
-from attlas.cli.output import console, human_bytes, print_json, reports_errors
+from attlas.cli.output import console, human_bytes, human_seconds, print_json, reports_errors
 from attlas.cli.progress import capture_progress
-from attlas.cli.selection import LAYERS, MEMORY, QUERIES
+from attlas.cli.selection import LAYERS, MEMORY, QUERIES, SHARDS
+from attlas.errors import PacksFailedError
+from attlas.progress import Progress
 
-__all__ = ["command", "summary"]
+__all__ = ["command", "failed_packs", "summary"]
 
 
 def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
@@ -54,6 +65,20 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option(
+    "--shards",
+    type=SHARDS,
+    default="1",
+    show_default=True,
+    help="Cut the layers into so many Ray actors; auto: as few as fit.",
+)
+@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Whole pipelines side by side.")
+@click.option("--address", help="Of a running Ray cluster: auto, host:6379, ... [default: a private one, if any]")
+@click.option("--threads", type=click.IntRange(1), help="Torch threads of each process on a CPU.")
+@click.option("--offload", type=MEMORY, help="Weights kept in memory by each process; the rest is read from disk.")
+@click.option(
+    "--log", type=click.Path(path_type=Path, dir_okay=False), help="Append events to a file, one JSON a line."
+)
 @click.option("--resume", is_flag=True, help="Go on with a store that the same command began.")
 @click.option("--overwrite", is_flag=True, help="Replace the atlas that lies there.")
 @click.option(
@@ -61,16 +86,20 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @reports_errors
-def command(model: str, inputs: tuple[str, ...], store: str, as_json: bool, **options: Any) -> None:
+def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, as_json: bool, **options: Any) -> None:
     """Run MODEL over INPUTS and keep its attention in an atlas.
 
     MODEL is a hub id, a folder, a .gguf file, or "demo". INPUTS are text files (one document each), .jsonl files (a
     document a line: {"id", "text"}, or {"id", "source", "target"} for an encoder-decoder), or - for standard input.
 
+    With --shards, --replicas or --address the model runs as Ray actors, see docs/cluster.md. Ctrl-C stops cleanly:
+    packs that are committed stay, and --resume goes on with the others.
+
     \b
     Example:
       attlas capture demo notes.txt more.jsonl --store notes.zarr
       cat notes.txt | attlas capture HuggingFaceTB/SmolLM2-135M - --store notes.zarr --keep statistics
+      attlas capture ./llama-70b corpus.jsonl --store s3://team/corpus.zarr --shards auto --address auto
     """
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume and --overwrite exclude each other")
@@ -78,32 +107,46 @@ def command(model: str, inputs: tuple[str, ...], store: str, as_json: bool, **op
     import attlas  # loads torch and transformers: after the input is known to be good
 
     begin = time.perf_counter()
-    with capture_progress("capture", shown=not as_json) as progress:
-        atlas = attlas.capture(
-            model, list(documents.texts), store, ids=list(documents.ids), progress=progress, **options
-        )
-    told = summary(atlas, store, time.perf_counter() - begin, options["storage_options"])
+    with _interrupted_by_sigterm(), _logged_to(log), capture_progress("capture", shown=not as_json) as progress:
+        failure: PacksFailedError | None = None
+        try:
+            attlas.capture(model, list(documents.texts), store, ids=list(documents.ids), progress=progress, **options)
+        except PacksFailedError as error:
+            failure = error
+        except KeyboardInterrupt:
+            click.echo(f"stopped; {_kept(progress.last)}. Go on with:\n  {_resume_command(sys.argv)}", err=True)
+            raise SystemExit(130) from None
+    seconds = time.perf_counter() - begin
+    if failure is not None and not failure.some_committed:
+        raise failure
+    atlas = attlas.open_atlas(store, storage_options=options["storage_options"])
+    told = summary(atlas, store, seconds, progress.last, options["storage_options"])
     if as_json:
         print_json(told)
     else:
         _show(told)
+    if failure is not None:
+        raise failure
 
 
-def summary(atlas: Any, store: str, seconds: float, storage_options: dict[str, str] | None = None) -> dict[str, Any]:
-    """What a capture did, ready for JSON. seconds: of this run, loading the model included."""
+def summary(
+    atlas: Any, store: str, seconds: float, last: Progress | None, storage_options: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What a capture did, ready for JSON. seconds: of this run, loading included. last: its final progress."""
     from attlas.storage import store_bytes
-    from attlas.storage.schema import axis_prefix
+    from attlas.storage.schema import COMMITTED, axis_prefix
 
     table = atlas.documents
     sizes = [f"{axis_prefix(axis)}row_size" for axis in atlas.axes]
     cut = [name for name in table.data_vars if str(name).endswith("truncated_from")]
-    tokens = int(sum(int(table[name].sum()) for name in sizes))
+    committed = table["state"].values == COMMITTED
+    running = max(last.seconds, 1e-9) if last else 1e-9
     return {
         "store": store,
         "model": atlas.model["name"],
         "keep": atlas.keep,
         "documents": len(atlas),
-        "tokens": tokens,
+        "tokens": int(sum(int(table[name].values[committed].sum()) for name in sizes)),
         "kinds": {k: {"layers": len(atlas.layers(k)), "heads": len(atlas.column(f"{k}/head"))} for k in atlas.kinds},
         "truncated": [
             str(name)
@@ -113,11 +156,80 @@ def summary(atlas: Any, store: str, seconds: float, storage_options: dict[str, s
             if any(lengths)
         ],
         "bytes": store_bytes(store, storage_options=storage_options),
+        "packs": last.packs if last else len(atlas.packs["pack"]),
+        "packs_committed": last.packs_done if last else len(atlas.packs["pack"]),
+        "failed": failed_packs(atlas),
+        "retries": last.retries if last else 0,
+        "lost_workers": last.losses if last else 0,
         "seconds": round(seconds, 3),
-        "capture_seconds": round(float(atlas.packs["seconds"].sum()), 3),
-        "tokens_per_second": round(tokens / max(float(atlas.packs["seconds"].sum()), 1e-9), 1),
+        "capture_seconds": round(last.seconds if last else 0.0, 3),
+        "tokens_per_second": round(last.tokens_now / running, 1) if last else 0.0,
+        "bytes_per_second": round(last.bytes / running) if last else 0,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "shards": [asdict(share) for share in last.shards] if last else [],
     }
+
+
+def failed_packs(atlas: Any) -> list[dict[str, Any]]:
+    """The packs that are recorded as failed, with their documents and why."""
+    from attlas.storage.schema import FAILED
+
+    table, packs = atlas.documents, atlas.packs
+    names = table["document_id"].values
+    found = []
+    for place in (packs["state"].values == FAILED).nonzero()[0]:
+        own = names[table["pack"].values == place]
+        found.append(
+            {"pack": int(place), "documents": [str(name) for name in own], "error": str(packs["error"].values[place])}
+        )
+    return found
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """A scheduler's polite end (Slurm, Kubernetes) stops a capture as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _logged_to(path: Path | None) -> Iterator[None]:
+    """Send the capture's events to a file."""
+    if path is None:
+        yield
+        return
+    logger, handler = logging.getLogger("attlas.capture"), logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+def _kept(last: Progress | None) -> str:
+    if last is None or not last.packs_done:
+        return "no pack was committed yet"
+    return f"{last.packs_done:,} of {last.packs:,} packs are committed and kept"
+
+
+def _resume_command(argv: list[str]) -> str:
+    kept = [argument for argument in argv[1:] if argument not in {"--overwrite", "--resume"}]
+    return shlex.join(["attlas", *kept, "--resume"])
 
 
 def _show(told: dict[str, Any]) -> None:
@@ -135,7 +247,39 @@ def _show(told: dict[str, Any]) -> None:
         table.add_row(
             "cut short", f"[yellow]{', '.join(names[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}[/]"
         )
-    table.add_row("time", f"{told['capture_seconds']:.1f} s, {told['tokens_per_second']:,.0f} tokens/s")
-    table.add_row("peak memory", human_bytes(told["peak_memory_bytes"]))
+    table.add_row(
+        "time",
+        f"{human_seconds(told['capture_seconds'])}, {told['tokens_per_second']:,.0f} tokens/s, "
+        f"{human_bytes(told['bytes_per_second'])}/s",
+    )
+    table.add_row("peak memory", human_bytes(told["peak_memory_bytes"]) + (" (this process)" if told["shards"] else ""))
+    if told["retries"]:
+        table.add_row("run again", f"[yellow]{told['retries']} packs, after {told['lost_workers']} lost workers[/]")
+    if told["failed"]:
+        table.add_row("failed", f"[red]{len(told['failed'])} of {told['packs']} packs[/]")
     out.print(table)
+    if told["shards"]:
+        out.print(_shard_table(told["shards"]))
     out.print(f"\n[dim]next:[/] attlas info {told['store']}")
+
+
+def _shard_table(shards: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column, justify in (
+        ("replica", "right"), ("shard", "right"), ("layers", "left"), ("busy", "right"), ("written", "right"),
+        ("peak memory", "right"), ("node", "left"),
+    ):  # fmt: skip
+        table.add_column(column, justify="right" if justify == "right" else "left")
+    for one in shards:
+        start, stop = one["layers"]
+        memory = human_bytes(one["peak_memory"])
+        table.add_row(
+            str(one["replica"]),
+            str(one["shard"]),
+            f"{start}–{stop - 1}" if stop > start else "all",
+            f"{one['busy']:.0%}",
+            human_bytes(one["bytes"]),
+            f"{memory} + {human_bytes(one['device_memory'])} GPU" if one["device_memory"] else memory,
+            f"{one['node']} {one['device']}",
+        )
+    return table

@@ -55,7 +55,7 @@ def command(store: Path, as_json: bool) -> None:
     with capture_progress("demo", shown=not as_json) as progress:
         atlas = attlas.capture("demo", TEXT, store, ids=[DOCUMENT], overwrite=True, progress=progress)
     page = atlas[DOCUMENT]
-    told = summary(atlas, str(store), time.perf_counter() - begin)
+    told = summary(atlas, str(store), time.perf_counter() - begin, progress.last)
     previous, induction = previous_token_leader(page), induction_leader(page)
     query, earlier = _telling_query(page, induction)
     if as_json:

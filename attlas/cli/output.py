@@ -14,7 +14,7 @@ from rich.console import Console
 
 from attlas.errors import AttlasError
 
-__all__ = ["console", "fail", "human_bytes", "human_count", "print_json", "reports_errors"]
+__all__ = ["console", "fail", "human_bytes", "human_count", "human_seconds", "print_json", "reports_errors"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,10 +48,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
                 raise
             fail(str(error))
         except KeyboardInterrupt:
-            click.echo(
-                "stopped: packs that were committed are kept; the same command with --resume goes on from there",
-                err=True,
-            )
+            click.echo("stopped", err=True)
             raise SystemExit(130) from None
 
     return run
@@ -83,3 +80,14 @@ def human_count(count: float) -> str:
             return f"{count:.3g}{unit}" if unit else f"{count:.0f}"
         count /= 1000
     raise AssertionError
+
+
+def human_seconds(seconds: float) -> str:
+    """4_000 -> "1 h 07 min"; 75 -> "1 min 15 s"; 8.2 -> "8 s"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

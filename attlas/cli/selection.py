@@ -7,7 +7,7 @@ import click
 from attlas.engine.selection import parse_bytes, parse_queries
 from attlas.errors import InputError
 
-__all__ = ["INDICES", "LAYERS", "MEMORY", "QUERIES", "Indices", "Layers", "Memory", "Queries"]
+__all__ = ["INDICES", "LAYERS", "MEMORY", "QUERIES", "SHARDS", "Indices", "Layers", "Memory", "Queries", "Shards"]
 
 
 class Layers(click.ParamType[list[int]]):
@@ -82,7 +82,22 @@ class Memory(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class Shards(click.ParamType[int | None]):
+    """`4` -> 4; `auto` -> None."""
+
+    name = "N|auto"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        text = str(value).strip().lower()
+        if text == "auto" or value is None:
+            return None
+        if not text.isdigit() or int(text) < 1:
+            self.fail(f"{text!r} is no number of shards: write 1, 4, or auto", param, ctx)
+        return int(text)
+
+
 LAYERS = Layers()
 QUERIES = Queries()
 INDICES = Indices()
 MEMORY = Memory()
+SHARDS = Shards()

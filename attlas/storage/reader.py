@@ -132,11 +132,11 @@ class Atlas(Mapping[str, xr.Dataset]):
             hint = f"did you mean {near[0]!r}?" if near else f"it holds {_some(self._ids)}"
             raise KeyError(f"{self.name} has no document {document!r}: {hint}")
         index = self._index[document]
-        if not self._committed[self._pack[index]]:
-            raise KeyError(
-                f"document {document!r} is in pack {self._pack[index]}, which is not committed: "
-                "finish the capture with --resume"
-            )
+        pack = self._pack[index]
+        if not self._committed[pack]:
+            failed = self.column("packs/state")[pack] == schema.FAILED
+            why = f"which failed ({self.column('packs/error')[pack]})" if failed else "which is not committed"
+            raise KeyError(f"document {document!r} is in pack {pack}, {why}: finish the capture with --resume")
         return _page(self, document, index)
 
     def __repr__(self) -> str:

@@ -127,8 +127,11 @@ def row_statistics(
         "special_weight": picked_HNX[:, :, 3],
         "duplicate_weight": picked_HNX[:, :, 4],
         "induction_weight": picked_HNX[:, :, 5],
-        "sink_residual": 1 - sums_HNS[:, :, passes.TOTAL],
     }
+    if rule.sink_H is not None:
+        # 1 - sum(a) without the rounding of the sum: the sink logit is the one term of the row that is left out
+        sink_H = np.asarray(rule.sink_H, dtype=np.float64)
+        found["sink_residual"] = np.exp(sink_H[:, None] - lse_HN.numpy().astype(np.float64))
     return RowStatistics(
         lse_HN=lse_HN,
         statistics={name: torch.from_numpy(found[name].astype(np.float32)) for name in names},
