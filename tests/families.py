@@ -18,9 +18,22 @@ class Family:
     """One family; `traits` say what its attention has beside plain softmax."""
 
     name: str
-    config: Callable[[], PreTrainedConfig]
+    config_class: Callable[..., PreTrainedConfig]
+    options: dict[str, Any]
     traits: frozenset[str] = frozenset()
     pairs: bool = False
+
+    def config(self, layers: int | None = None) -> PreTrainedConfig:
+        """layers: of each stack; None for the family's own few."""
+        options = dict(self.options)
+        if layers is not None:
+            options |= {field: layers for field in DEPTHS if field in options}
+            if "layer_types" in options:
+                options["layer_types"] = [options["layer_types"][i % 2] for i in range(layers)]
+        return self.config_class(**options)
+
+
+DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
 
 
 BASE: dict[str, Any] = {
@@ -58,7 +71,7 @@ T5: dict[str, Any] = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff"
 
 
 def _family(name: str, config_class: Any, options: dict[str, Any], *traits: str, pairs: bool = False) -> Family:
-    return Family(name=name, config=lambda: config_class(**options), traits=frozenset(traits), pairs=pairs)
+    return Family(name=name, config_class=config_class, options=options, traits=frozenset(traits), pairs=pairs)
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -209,10 +222,12 @@ FAMILIES: tuple[Family, ...] = (
 BY_NAME = {family.name: family for family in FAMILIES}
 
 
-def build_model(family: Family, *, attn_implementation: str = "eager", seed: int = 0) -> PreTrainedModel:
+def build_model(
+    family: Family, *, attn_implementation: str = "eager", seed: int = 0, layers: int | None = None
+) -> PreTrainedModel:
     """The base model in float32 with peaked attention: every parameter that starts at zero is made random too."""
     torch.manual_seed(seed)
-    model = AutoModel.from_config(family.config(), attn_implementation=attn_implementation)
+    model = AutoModel.from_config(family.config(layers), attn_implementation=attn_implementation)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "relative_attention_bias" in name or "sinks" in name:

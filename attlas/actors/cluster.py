@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import ray
 from ray._private import ray_constants as constants
+from ray._private import worker as ray_worker
 
+from attlas.actors.log import log_event
 from attlas.errors import ClusterError
 
 __all__ = ["ClusterFacts", "joined_cluster"]
@@ -51,16 +56,44 @@ def joined_cluster(address: str | None, *, cpus: int) -> Iterator[ClusterFacts]:
                 "authentication is on, the same token (RAY_AUTH_TOKEN or ~/.ray/auth_token)"
             ) from error
     try:
-        total = ray.cluster_resources()
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        yield ClusterFacts(private=private, nodes=nodes, cpus=total.get("CPU", 0), gpus=total.get("GPU", 0))
+        with _cluster_messages_logged() if ours else nullcontext():
+            total = ray.cluster_resources()
+            nodes = sum(node["Alive"] for node in ray.nodes())
+            yield ClusterFacts(private=private, nodes=nodes, cpus=total.get("CPU", 0), gpus=total.get("GPU", 0))
     finally:
         if ours:
             ray.shutdown()
 
 
+@contextmanager
+def _cluster_messages_logged() -> Iterator[None]:
+    """What Ray has to say of its workers goes to the log of events: it would print it on standard output."""
+
+    def log(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+        log_event("ray says", message=" ".join(" ".join(data["lines"]).split()))
+
+    before = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = log
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = before
+
+
+@contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Ray puts its own handler in the place of the one there is; a program that has one is to keep it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before):
+        signal.signal(signal.SIGTERM, before)
+
+
 def _connect(address: str | None, cpus: int) -> None:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _same_sigterm():
         warnings.simplefilter("ignore")  # ray announces changes of its own defaults
         if address is not None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

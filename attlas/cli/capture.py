@@ -107,20 +107,26 @@ def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, a
     import attlas  # loads torch and transformers: after the input is known to be good
 
     begin = time.perf_counter()
-    with _interrupted_by_sigterm(), _logged_to(log), capture_progress("capture", shown=not as_json) as progress:
-        failure: PacksFailedError | None = None
-        try:
-            attlas.capture(model, list(documents.texts), store, ids=list(documents.ids), progress=progress, **options)
-        except PacksFailedError as error:
-            failure = error
-        except KeyboardInterrupt:
-            click.echo(f"stopped; {_kept(progress.last)}. Go on with:\n  {_resume_command(sys.argv)}", err=True)
-            raise SystemExit(130) from None
+    failure: PacksFailedError | None = None
+    last: Progress | None = None
+    try:
+        with _interrupted_by_sigterm(), _logged_to(log), capture_progress("capture", shown=not as_json) as progress:
+            try:
+                attlas.capture(
+                    model, list(documents.texts), store, ids=list(documents.ids), progress=progress, **options
+                )
+            finally:
+                last = progress.last
+    except PacksFailedError as error:
+        failure = error
+    except KeyboardInterrupt:
+        click.echo(f"stopped; {_kept(last)}. Go on with:\n  {_resume_command(sys.argv)}", err=True)
+        raise SystemExit(130) from None
     seconds = time.perf_counter() - begin
     if failure is not None and not failure.some_committed:
         raise failure
     atlas = attlas.open_atlas(store, storage_options=options["storage_options"])
-    told = summary(atlas, store, seconds, progress.last, options["storage_options"])
+    told = summary(atlas, store, seconds, last, options["storage_options"])
     if as_json:
         print_json(told)
     else:
@@ -160,7 +166,7 @@ def summary(
         "packs_committed": last.packs_done if last else len(atlas.packs["pack"]),
         "failed": failed_packs(atlas),
         "retries": last.retries if last else 0,
-        "lost_workers": last.losses if last else 0,
+        "lost_pipelines": last.losses if last else 0,
         "seconds": round(seconds, 3),
         "capture_seconds": round(last.seconds if last else 0.0, 3),
         "tokens_per_second": round(last.tokens_now / running, 1) if last else 0.0,
@@ -254,13 +260,19 @@ def _show(told: dict[str, Any]) -> None:
     )
     table.add_row("peak memory", human_bytes(told["peak_memory_bytes"]) + (" (this process)" if told["shards"] else ""))
     if told["retries"]:
-        table.add_row("run again", f"[yellow]{told['retries']} packs, after {told['lost_workers']} lost workers[/]")
+        again, lost = told["retries"], told["lost_pipelines"]
+        after = f", after {_counted(lost, 'lost pipeline')}" if lost else ""
+        table.add_row("run again", f"[yellow]{_counted(again, 'pack')}{after}[/]")
     if told["failed"]:
-        table.add_row("failed", f"[red]{len(told['failed'])} of {told['packs']} packs[/]")
+        table.add_row("failed", f"[red]{len(told['failed'])} of {_counted(told['packs'], 'pack')}[/]")
     out.print(table)
     if told["shards"]:
         out.print(_shard_table(told["shards"]))
     out.print(f"\n[dim]next:[/] attlas info {told['store']}")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _shard_table(shards: list[dict[str, Any]]) -> Table:

@@ -281,7 +281,7 @@ def _tokenizer(given: str | None, where: dict[str, Any]) -> PreTrainedTokenizerB
         where = {"pretrained_model_name_or_path": given}
     try:
         return AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: a class that is given no vocabulary file
         if given is not None:
             raise InputError(f"cannot load a tokenizer from {given!r}: {_first_line(error)}") from error
         return None  # a model alone is complete: its documents are then given as token ids

@@ -207,7 +207,8 @@ class PackWriter:
                 place[0], place[shard.axis] = shard.layer // array.shards[0], shard.start // self.block
                 used = shard.stop - shard.start
                 inner = array.chunks[shard.axis]
-                store_shard(array, tuple(place), encode(shard.values, inner=inner, used=used, axis=shard.axis))
+                whole = encode(shard.values, inner=inner, used=used, axis=shard.axis, layers=array.shards[0])
+                store_shard(array, tuple(place), whole)
             else:
                 layers = slice(shard.layer, shard.layer + shard.values.shape[0])
                 array[layers, shard.start : shard.start + self.block] = shard.values

@@ -36,26 +36,28 @@ def takes_raw_shards(array: zarr.Array[Any]) -> bool:
     )
 
 
-def encode(values: NDArray[Any], *, inner: int, used: int, axis: int) -> NDArray[np.uint8]:
+def encode(values: NDArray[Any], *, inner: int, used: int, axis: int, layers: int) -> NDArray[np.uint8]:
     """The bytes of a whole shard, uint8.
 
     values: the shard, contiguous. inner: tokens in an inner chunk, which has one index on every dimension before the
     token axis `axis` and all of those after. used: tokens that hold something; chunks beyond them are left out.
+    layers: of a whole shard; the last shard of an array holds fewer, and has no chunks of the others.
     """
     before = int(np.prod(values.shape[:axis], dtype=np.int64))
     chunks, present = values.shape[axis] // inner, -(-used // inner)
     size = values[(0,) * axis + (slice(0, inner),)].nbytes
     raw = np.ascontiguousarray(values).reshape(before, chunks, -1).view(np.uint8)
     count = before * present
-    shard = np.empty(count * (size + CRC) + before * chunks * 16 + CRC, dtype=np.uint8)
+    entries = before // values.shape[0] * layers
+    shard = np.empty(count * (size + CRC) + entries * chunks * 16 + CRC, dtype=np.uint8)
     body = shard[: count * (size + CRC)].reshape(before, present, size + CRC)
     body[:, :, :size] = raw[:, :present]
     flat = body.reshape(count, size + CRC)
     sums = np.array([google_crc32c.value(flat[i, :size]) for i in range(count)], dtype="<u4")
     flat[:, size:] = sums.view(np.uint8).reshape(count, CRC)
-    index = np.full((before, chunks, 2), ABSENT, dtype="<u8")
-    index[:, :present, 0] = (np.arange(count, dtype=np.uint64) * np.uint64(size + CRC)).reshape(before, present)
-    index[:, :present, 1] = size + CRC
+    index = np.full((entries, chunks, 2), ABSENT, dtype="<u8")
+    index[:before, :present, 0] = (np.arange(count, dtype=np.uint64) * np.uint64(size + CRC)).reshape(before, present)
+    index[:before, :present, 1] = size + CRC
     tail = shard[count * (size + CRC) :]
     tail[:-CRC] = index.reshape(-1).view(np.uint8)
     tail[-CRC:] = np.array([google_crc32c.value(tail[:-CRC])], dtype="<u4").view(np.uint8)
