@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,12 +17,15 @@ import psutil
 import ray
 from ray._private import ray_constants as constants
 from ray._private import worker as ray_worker
+from ray.exceptions import RayError
 
 from attlas.actors.log import log_event
 from attlas.errors import ClusterError
 
 __all__ = ["ClusterFacts", "joined_cluster"]
 
+CONNECT_SECONDS = 10.0
+UNFETCHED_ERRORS = "RAY_IGNORE_UNHANDLED_ERRORS"
 STORE_SHARE, STORE_MOST = 0.2, 4 * 2**30
 """Of this machine's memory, what a private cluster's object store may take: hidden states on their way."""
 
@@ -47,8 +51,9 @@ def joined_cluster(address: str | None, *, cpus: int) -> Iterator[ClusterFacts]:
     private = ours and address is None
     if ours:
         try:
+            _check_reachable(address)
             _connect(address, cpus)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (RayError, RuntimeError, ValueError, OSError) as error:
             place = "a private Ray cluster here" if private else f"the Ray cluster at {address}"
             first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ClusterError(
@@ -65,6 +70,13 @@ def joined_cluster(address: str | None, *, cpus: int) -> Iterator[ClusterFacts]:
             ray.shutdown()
 
 
+def _check_reachable(address: str | None) -> None:
+    """Raise OSError at once where nothing listens: Ray would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
 @contextmanager
 def _cluster_messages_logged() -> Iterator[None]:
     """What Ray has to say of its workers goes to the log of events: it would print it on standard output."""
@@ -74,10 +86,12 @@ def _cluster_messages_logged() -> Iterator[None]:
 
     before = ray_worker.print_to_stdstream
     ray_worker.print_to_stdstream = log
+    os.environ[UNFETCHED_ERRORS] = "1"  # of a pack that broke, the first error is fetched; the others are its echo
     try:
         yield
     finally:
         ray_worker.print_to_stdstream = before
+        del os.environ[UNFETCHED_ERRORS]
 
 
 @contextmanager

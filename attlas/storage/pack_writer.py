@@ -49,7 +49,8 @@ class PackWriter:
         self.kinds = {kind.kind: kind for kind in kinds}
         self.layers = {kind.kind: kind.layers for kind in kinds} if layers is None else layers
         self.document_id = document_id
-        self.bytes = 0
+        self.written: list[int] = []
+        """Bytes of each write; only appended to, by two threads."""
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._behind = WriteBehind()
         self._open: dict[tuple[str, int, int], _Shard] = {}
@@ -110,7 +111,7 @@ class PackWriter:
         rows.filled = max(rows.filled, begin + tile.a_HQK.shape[1])
 
     def flush(self) -> int:
-        """Write what is still gathered; returns the bytes written. A worker's part: the driver commits.
+        """Write what is still gathered; returns the bytes written, of maps before they are compressed. The driver commits.
 
         Raises MissingAttentionError where a layer that is this writer's has not handed over every row of the pack.
         """
@@ -120,7 +121,7 @@ class PackWriter:
         self._behind.drain()
         self._write_sums()
         self._behind.close()
-        return self.bytes
+        return sum(self.written)
 
     def abort(self) -> None:
         """Drop what is gathered. What was written of an uncommitted pack stays unseen, and is written over."""
@@ -198,7 +199,6 @@ class PackWriter:
     def _write(self, path: str, shard: _Shard) -> None:
         """Hand a full shard to the writing thread."""
         array = self._array(path)
-        self.bytes += shard.values.nbytes
 
         def write() -> None:
             if takes_raw_shards(array):
@@ -209,9 +209,11 @@ class PackWriter:
                 inner = array.chunks[shard.axis]
                 whole = encode(shard.values, inner=inner, used=used, axis=shard.axis, layers=array.shards[0])
                 store_shard(array, tuple(place), whole)
+                self.written.append(whole.nbytes)
             else:
                 layers = slice(shard.layer, shard.layer + shard.values.shape[0])
                 array[layers, shard.start : shard.start + self.block] = shard.values
+                self.written.append(shard.values.nbytes)
 
         self._behind.put(write, shard.values.nbytes)
 
@@ -228,16 +230,16 @@ class PackWriter:
                 )
             values = np.stack([found[index] for index in range(first, last + 1)]).astype(array.dtype)
             array[self.pack.index, first : last + 1] = values
-            self.bytes += values.nbytes
+            self.written.append(values.nbytes)
         self._sums.clear()
 
     def _flush_map(self, key: tuple[str, int]) -> None:
         rows = self._maps.pop(key)
         path, index = key
         array = self._array(path)
-        self.bytes += rows.a_HQK.nbytes
 
         def write() -> None:
+            self.written.append(rows.a_HQK.nbytes)
             array[index, :, rows.start : rows.start + rows.a_HQK.shape[1]] = rows.a_HQK
 
         self._behind.put(write, rows.a_HQK.nbytes)

@@ -15,8 +15,17 @@ from attlas.errors import UnsupportedModelError
 from tests.actors.pipeline import assert_atlases_equal, capture_in_shards
 from tests.families import BY_NAME, FAMILIES, Family, build_model, documents
 
-CUT = [family for family in FAMILIES if family.name != "albert"]
 LAYERS = 6
+QUICK = {
+    "llama", "qwen3", "mistral", "gemma2", "gemma3", "gpt2", "gpt_neox", "phi3", "gpt_oss", "cohere2", "mixtral",
+    "deepseek_v3", "opt", "llama4", "bert", "roberta", "electra", "distilbert", "modernbert", "bart", "m2m_100", "t5",
+    "umt5",
+}  # fmt: skip
+CUT = [
+    pytest.param(family, id=family.name, marks=() if family.name in QUICK else pytest.mark.slow)
+    for family in FAMILIES
+    if family.name != "albert"
+]
 
 
 def whole_states(folder: Path, inputs: list[Any]) -> list[torch.Tensor]:
@@ -36,7 +45,7 @@ def whole_states(folder: Path, inputs: list[Any]) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("family", CUT, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", CUT)
 def test_families(family: Family, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     build_model(family, layers=LAYERS).save_pretrained(folder)

@@ -1,0 +1,141 @@
+"""Something is killed at a random moment; the atlas is the undisturbed one, byte for byte. Twenty seeds, minutes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+import attlas
+from attlas.actors.log import LOGGER
+from attlas.actors.replica import Replica
+from attlas.progress import Progress
+from tests.actors.chaos_driver import OPTIONS, corpus, plan_small_packs
+from tests.actors.pipeline import assert_atlases_equal
+
+KINDS = ("actor", "process", "node", "driver", "driver of a private cluster")
+MOMENT = 4.0
+"""Seconds after the first pack began, within which something dies: about as long as an undisturbed run."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder, patch = tmp_path_factory.mktemp("calm"), pytest.MonkeyPatch()
+    patch.setattr("attlas.driver.plan_packs", plan_small_packs)
+    for keep in ("factors", "statistics"):
+        attlas.capture("demo", corpus(), folder / keep, keep=keep, shards=2, replicas=2, **OPTIONS)
+    patch.undo()
+    return {keep: folder / keep for keep in ("factors", "statistics")}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_capture_survives(
+    seed: int, undisturbed: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: Any
+) -> None:
+    draw = np.random.default_rng(seed)
+    kind, keep = KINDS[seed % len(KINDS)], ("factors", "statistics")[seed // len(KINDS) % 2]
+    moment, store = float(draw.uniform(0, MOMENT)), tmp_path / "atlas.zarr"
+    if kind.startswith("driver"):
+        private = kind != "driver"
+        address = "private" if private else request.getfixturevalue("two_nodes").address
+        told = drive_and_kill(store, keep, address, moment)
+    else:
+        monkeypatch.setattr("attlas.driver.plan_packs", plan_small_packs)
+        told = capture_and_kill(kind, store, keep, request.getfixturevalue("two_nodes"), moment, draw)
+    print(f"seed {seed}: {kind} killed after {moment:.1f} s, {keep}: {told}")
+    assert_atlases_equal(store, undisturbed[keep])
+    assert attlas.verify(store).passed
+
+
+def drive_and_kill(store: Path, keep: str, address: str, moment: float) -> str:
+    """kill -9 of the driver, then the same again, which resumes."""
+    command = [sys.executable, "-m", "tests.actors.chaos_driver", str(store), keep, address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the first pack has begun
+        time.sleep(moment)
+        before = process.poll()
+        process.kill()
+        done = [line for line in process.stdout if line.strip().isdigit()]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return f"{done[-1].strip() if done else 'no'} packs done" + ("" if before is None else ", had ended already")
+
+
+def capture_and_kill(
+    kind: str, store: Path, keep: str, cluster: Cluster, moment: float, draw: np.random.Generator
+) -> str:
+    """Capture from this process, and kill an actor, a process or the second node while it runs."""
+    begun, events, replicas = threading.Event(), [], []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            events.append(json.loads(record.getMessage()))
+            if events[-1]["event"] == "pack begun":
+                begun.set()
+
+    real = Replica.start
+
+    def start(self: Replica) -> None:
+        replicas.append(self)
+        real(self)
+
+    def kill() -> None:
+        begun.wait()
+        time.sleep(moment)
+        pids = [event["pid"] for event in events if event["event"] == "shard loaded"]
+        if kind == "actor":
+            replica = replicas[int(draw.integers(2))]
+            if replica.actors:
+                ray.kill(replica.actors[int(draw.integers(2))])
+        elif kind == "process":
+            try:
+                os.kill(pids[int(draw.integers(4))], signal.SIGKILL)
+            except ProcessLookupError:
+                events.append({"event": "too late"})
+        else:
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+
+    told: list[Progress] = []
+    handler, level = Keep(), LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    Replica.start = start  # type: ignore[method-assign]
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        attlas.capture(
+            "demo", corpus(), store, keep=keep, shards=2, replicas=2, address=cluster.address, progress=told.append,
+            **OPTIONS,
+        )  # fmt: skip
+    finally:
+        begun.set()
+        killer.join()
+        Replica.start = real  # type: ignore[method-assign]
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
+    return f"{told[-1].losses} pipelines lost, {told[-1].retries} packs again"
