@@ -12,11 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import ray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from attlas.actors.cluster import ClusterFacts, joined_cluster
-from attlas.actors.plan import Devices, cut_layers, fit, layer_costs
+from attlas.actors.cluster import ClusterFacts, cluster_devices, joined_cluster
+from attlas.actors.plan import cut_layers, fit, layer_costs
 from attlas.actors.queue import PackQueue
 from attlas.actors.replica import RemoteStage, Replica
 from attlas.actors.worker import Job, Loading, PackWork
@@ -224,9 +223,9 @@ class ClusterRun:
         dtype = self.dtype if self.dtype != "auto" else str(meta.config.dtype or "float32").removeprefix("torch.")
         costs, outside = layer_costs(meta, stacks, dtype=dtype, tokens=4096)
         if options.shards is None:
-            devices = _devices(facts, uses_gpu)
+            devices = cluster_devices(facts, gpus=uses_gpu)
             working = int(devices.memory * WORKING_SHARE)
-            return fit(costs, stacks, devices, outside=outside, working_bytes=working)[0].spans()
+            return fit(costs, stacks, devices, outside=outside, working=lambda _plan: working)[0].spans()
         return cut_layers(costs, stacks, options.shards, outside=outside, step=options.span).spans()
 
     def _wait_for_first(self) -> None:
@@ -271,18 +270,3 @@ class ClusterRun:
     def _source_name(self) -> str:
         assert isinstance(self._source, PreTrainedModel)
         return self._source.name_or_path or type(self._source).__name__
-
-
-def _devices(facts: ClusterFacts, uses_gpu: bool) -> Devices:
-    """The cluster's devices, as large as the smallest."""
-    if uses_gpu:
-
-        @ray.remote(num_gpus=1)
-        def memory() -> int:
-            import torch
-
-            return int(torch.cuda.mem_get_info()[1])
-
-        return Devices(count=int(facts.gpus), memory=ray.get(memory.remote()))
-    sizes = [int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]]
-    return Devices(count=len(sizes), memory=min(sizes))

@@ -20,9 +20,10 @@ from ray._private import worker as ray_worker
 from ray.exceptions import RayError
 
 from attlas.actors.log import log_event
+from attlas.actors.plan import Devices
 from attlas.errors import ClusterError
 
-__all__ = ["ClusterFacts", "joined_cluster"]
+__all__ = ["ClusterFacts", "cluster_devices", "joined_cluster"]
 
 CONNECT_SECONDS = 10.0
 UNFETCHED_ERRORS = "RAY_IGNORE_UNHANDLED_ERRORS"
@@ -57,8 +58,8 @@ def joined_cluster(address: str | None, *, cpus: int) -> Iterator[ClusterFacts]:
             place = "a private Ray cluster here" if private else f"the Ray cluster at {address}"
             first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ClusterError(
-                f"cannot reach {place}: {first} -- start one with ray start --head, give its address and, where token "
-                "authentication is on, the same token (RAY_AUTH_TOKEN or ~/.ray/auth_token)"
+                f"cannot reach {place}: {first} -- start one with ray start --head and give its address; where it asks "
+                "for a token, set RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN or ~/.ray/auth_token"
             ) from error
     try:
         with _cluster_messages_logged() if ours else nullcontext():
@@ -68,6 +69,22 @@ def joined_cluster(address: str | None, *, cpus: int) -> Iterator[ClusterFacts]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def cluster_devices(facts: ClusterFacts, *, gpus: bool) -> Devices:
+    """The joined cluster's devices, its GPUs or its nodes' memory, as large as the smallest."""
+    if gpus:
+        asked = [_gpu_memory.remote() for _ in range(int(facts.gpus))]
+        return Devices(count=int(facts.gpus), memory=min(ray.get(asked)))
+    sizes = [int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]]
+    return Devices(count=len(sizes), memory=min(sizes))
+
+
+@ray.remote(num_gpus=1)
+def _gpu_memory() -> int:
+    import torch
+
+    return int(torch.cuda.mem_get_info()[1])
 
 
 def _check_reachable(address: str | None) -> None:

@@ -7,18 +7,33 @@ of a span share the store's files of what is small.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from accelerate.utils import compute_module_sizes
 from transformers import PreTrainedModel
 
+from attlas.engine.estimate import ModelShape, shape_of
 from attlas.engine.models import DTYPES
-from attlas.engine.shard import Stack
+from attlas.engine.selection import parse_bytes
+from attlas.engine.shard import Stack, find_stacks
+from attlas.engine.sizes import MemoryParts, Sizes, plan_sizes
+from attlas.engine.support import interface_modules
 from attlas.errors import InputError
 
-__all__ = ["LayerCost", "ShardPlan", "Devices", "cut_layers", "layer_costs", "parse_devices", "fit"]
+__all__ = [
+    "ClusterPlan",
+    "Devices",
+    "LayerCost",
+    "ShardPlan",
+    "cut_layers",
+    "fit",
+    "layer_costs",
+    "parse_devices",
+    "plan_cluster",
+    "shard_shapes",
+]
 
 SPAN_COST = 1.05
 """How much larger the largest shard may be for the sake of cuts on multiples of a span."""
@@ -58,8 +73,6 @@ class Devices:
 
 def parse_devices(text: str) -> Devices:
     """`8x80GB` -> eight devices of 80 GB; raises InputError."""
-    from attlas.engine.selection import parse_bytes
-
     count, times, memory = text.lower().partition("x")
     if not times or not count.strip().isdigit() or int(count) < 1:
         raise InputError(f"{text!r} describes no devices: write 8x80GB")
@@ -155,29 +168,117 @@ def fit(
     devices: Devices,
     *,
     outside: tuple[int, int],
-    working_bytes: int,
+    working: Callable[[ShardPlan], int],
     shards: int | None = None,
 ) -> tuple[ShardPlan, int]:
     """The fewest shards that fit a device each, and how many replicas the devices then carry.
 
-    working_bytes: what a shard needs beside its weights. Raises InputError with the numbers where no cut fits, and
-    says what offload would take.
+    working: what the neediest shard of a plan takes beside its weights, in bytes. shards: so many, not fewer. Raises
+    InputError with the numbers where no cut fits, and says what offload would take.
     """
     most = min(devices.count, len(costs))
     for count in [shards] if shards is not None else range(1, most + 1):
         plan = cut_layers(costs, stacks, count, outside=outside)
-        if max(plan.weight_bytes) + working_bytes <= devices.memory and count <= devices.count:
+        if max(plan.weight_bytes) + working(plan) <= devices.memory and count <= devices.count:
             return plan, devices.count // count
-    count = shards or most
-    plan = cut_layers(costs, stacks, min(count, len(costs)), outside=outside)
-    largest, total = max(plan.weight_bytes), sum(plan.weight_bytes)
-    need = largest + working_bytes
-    over = max(0, need - devices.memory)
+    plan = cut_layers(costs, stacks, min(shards or most, len(costs)), outside=outside)
+    if plan.shards > devices.count:
+        raise InputError(
+            f"{plan.shards} shards need as many devices, and there are {devices.count}: give fewer --shards"
+        )
+    largest, total, more = max(plan.weight_bytes), sum(plan.weight_bytes), working(plan)
+    over = max(0, largest + more - devices.memory)
     raise InputError(
-        f"the model does not fit: cut into {plan.shards} shards, the largest takes {_gb(need)} ({_gb(largest)} "
-        f"weights, {_gb(working_bytes)} to work in) of {_gb(devices.memory)} on each of {devices.count} devices "
+        f"the model does not fit: cut into {plan.shards} shards, the largest takes {_gb(largest + more)} "
+        f"({_gb(largest)} weights, {_gb(more)} to work in) of {_gb(devices.memory)} on each of {devices.count} devices "
         f"({_gb(total)} weights in all) -- use more or larger devices, a smaller --dtype, or --offload, which reads "
-        f"{_gb(over)} of each shard's weights from CPU memory or disk in every forward pass"
+        f"{_gb(over)} of that shard's weights from CPU memory or disk in every forward pass"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPlan:
+    """A model on a cluster. memory: what each shard takes, in bytes. sizes: of the chunks and packs all shards share.
+
+    used: devices that hold a shard.
+    """
+
+    shards: ShardPlan
+    replicas: int
+    sizes: Sizes
+    memory: tuple[MemoryParts, ...]
+
+    @property
+    def used(self) -> int:
+        return self.replicas * self.shards.shards
+
+
+def plan_cluster(
+    model: PreTrainedModel,
+    *,
+    devices: Devices | None,
+    shards: int | None,
+    dtype: str,
+    keep: str,
+    tokens: int,
+    documents: int = 1,
+    chunk_tokens: int | None = None,
+    memory: int | None = None,
+) -> ClusterPlan:
+    """Lay a model (on the meta device) out over devices, for documents of `tokens` tokens.
+
+    devices: None for as many, and as large, as it takes: then `shards` says how many. memory: what a shard may take;
+    None for all of a device. Raises UnsupportedModelError where the model cannot be cut, InputError where it does not
+    fit.
+    """
+    shape, stacks = shape_of(model, dtype=dtype), find_stacks(model)
+    costs, outside = layer_costs(model, stacks, dtype=shape.dtype, tokens=tokens)
+    most = memory if memory is not None else devices.memory if devices is not None else None
+
+    def sized(plan: ShardPlan, budget: int | None) -> list[Sizes]:
+        return [
+            plan_sizes(
+                one, keep=keep, longest=tokens, total=tokens * documents, chunkable=shape.chunkable, memory=budget,
+                chunk_tokens=chunk_tokens,
+            )
+            for one in shard_shapes(model, shape, stacks, plan)
+        ]  # fmt: skip
+
+    def working(plan: ShardPlan) -> int:
+        try:
+            found = sized(plan, most)
+        except InputError:  # nothing fits: what the sizes would be if there were room
+            found = sized(plan, None)
+        return max(one.memory.total - one.memory.weights for one in found)
+
+    if devices is None:
+        plan, replicas = cut_layers(costs, stacks, shards or 1, outside=outside), 1
+    else:
+        fitting = Devices(count=devices.count, memory=min(most or devices.memory, devices.memory))
+        plan, replicas = fit(costs, stacks, fitting, outside=outside, working=working, shards=shards)
+    found = sized(plan, most)
+    tightest = min(found, key=lambda one: (one.chunk_tokens or one.pack_tokens, one.pack_tokens, one.block))
+    return ClusterPlan(shards=plan, replicas=replicas, sizes=tightest, memory=tuple(one.memory for one in found))
+
+
+def shard_shapes(
+    model: PreTrainedModel, shape: ModelShape, stacks: Sequence[Stack], plan: ShardPlan
+) -> tuple[ModelShape, ...]:
+    """The sizes of each shard: its own attention layers and weights."""
+    place: dict[str, int] = {}
+    for stack in stacks:
+        place |= {f"{stack.name}.{i}.": len(place) + i for i in range(stack.layers)}
+    holder = [
+        next(number for prefix, number in place.items() if name.startswith(prefix))
+        for name in interface_modules(model)
+    ]  # fmt: skip
+    return tuple(
+        replace(
+            shape,
+            weight_bytes=weight_bytes,
+            layers=tuple(layer for layer, number in zip(shape.layers, holder, strict=True) if start <= number < stop),
+        )
+        for (start, stop), weight_bytes in zip(plan.spans(), plan.weight_bytes, strict=True)
     )
 
 

@@ -111,7 +111,7 @@ class PackWriter:
         rows.filled = max(rows.filled, begin + tile.a_HQK.shape[1])
 
     def flush(self) -> int:
-        """Write what is still gathered; returns the bytes written, of maps before they are compressed. The driver commits.
+        """Write what is still gathered; returns the bytes written, maps counted uncompressed. The driver commits.
 
         Raises MissingAttentionError where a layer that is this writer's has not handed over every row of the pack.
         """

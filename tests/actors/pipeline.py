@@ -91,7 +91,7 @@ def capture_in_shards(
 
 
 def assert_atlases_equal(found: Path, expected: Path) -> None:
-    """Every array equal, bit for bit, but for how long packs took, how often they were tried, and the files' indices."""
+    """Every array equal, bit for bit, but for how long packs took, and how often they were tried."""
     one, other = zarr.open_group(found, mode="r"), zarr.open_group(expected, mode="r")
     paths = [path for path, node in other.members(max_depth=None) if isinstance(node, zarr.Array)]
     assert sorted(paths) == sorted(path for path, node in one.members(max_depth=None) if isinstance(node, zarr.Array))
