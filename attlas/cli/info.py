@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
-from attlas.cli.capture import storage_option
+from attlas.cli.capture import failed_packs, storage_option
 from attlas.cli.output import console, human_bytes, human_count, print_json, reports_errors
 
 __all__ = ["command"]
 
+SHOWN_FAILURES = 5
 SHOWN_DOCUMENTS = 20
 STATES = ("pending", "committed", "failed")
 
@@ -77,6 +79,7 @@ def _describe(store: str, storage_options: dict[str, str] | None) -> dict[str, A
         "options": atlas.attrs["options"],
         "bytes": store_bytes(store, storage_options=storage_options),
         "packs": {name: int((states == i).sum()) for i, name in enumerate(STATES)},
+        "failed": failed_packs(atlas),
         "kinds": kinds,
         "documents": documents,
     }
@@ -99,6 +102,10 @@ def _show(told: dict[str, Any]) -> None:
     )
     grid.add_row("tier", told["keep"])
     grid.add_row("packs", ", ".join(f"{count} {name}" for name, count in packs.items() if count))
+    for failed in told["failed"][:SHOWN_FAILURES]:
+        first, count = failed["documents"][0], len(failed["documents"])
+        names = repr(first) + (f" and {count - 1} more" if count > 1 else "")
+        grid.add_row("", f"[red]pack {failed['pack']} ({names}): {escape(failed['error'])}[/]")
     grid.add_row("created", told["created"])
     if told["options"].get("queries"):
         seed = f", seed {told['options']['seed']}" if "random" in told["options"]["queries"] else ""
