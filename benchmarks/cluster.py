@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import resource
 import statistics
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def random_ids(counts: list[int]) -> list[list[int]]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    return [torch.randint(1000, 40000, (count,), generator=generator).tolist() for count in counts]
+    return [torch.randint(100, 8000, (count,), generator=generator).tolist() for count in counts]
 
 
 def compare(model: str, texts: list[list[int]], repetitions: int, wide: dict[str, Any], common: dict[str, Any]) -> None:
@@ -105,17 +107,39 @@ def shards(model: str, tokens: int, keep: str, chunk_tokens: int, repetitions: i
 
 @main.command()
 @click.argument("model")
-@click.option("--weights", default="200MB")
+@click.option("--weights", default="300MB")
 @click.option("--tokens", default=1024)
 def offload(model: str, weights: str, tokens: int) -> None:
-    """Peak memory with only so many bytes of weights in memory, and with all; each in a process of its own."""
+    """Peak memory with only so many bytes of weights in memory, and with all; each in a process of its own.
+
+    anonymous: what the kernel cannot drop and read again; weights that are mapped from a file as they are do not count.
+    """
     from attlas.engine.selection import parse_bytes
 
     spawn = multiprocessing.get_context("spawn")
     for limit in (None, parse_bytes(weights)):
         with spawn.Pool(1) as pool:
-            found = pool.apply(capture, (model, random_ids([tokens])), {"keep": "factors", "offload": limit})
-        click.echo(json.dumps({"offload": limit, **found}))
+            click.echo(json.dumps({"offload": limit, **pool.apply(capture_watched, (model, tokens, limit))}))
+
+
+def capture_watched(model: str, tokens: int, limit: int | None) -> dict[str, Any]:
+    """One capture in float32, with the process's peak anonymous memory."""
+    peak, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+            assert found is not None
+            peak[0] = max(peak[0], int(found.group(1)) * 1024)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        found = capture(model, random_ids([tokens]), keep="factors", offload=limit)
+    finally:
+        over.set()
+        watcher.join()
+    return {**found, "anonymous": peak[0]}
 
 
 if __name__ == "__main__":

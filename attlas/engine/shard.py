@@ -149,9 +149,9 @@ class Shard:
     def device(self) -> torch.device:
         """Where inputs belong: the device of the first weights that are somewhere."""
         devices = [parameter.device for parameter in self.model.parameters() if parameter.device.type != "meta"]
-        hooked = getattr(self.model, "hf_device_map", {})
-        gpu = [torch.device(d) if not isinstance(d, int) else torch.device("cuda", d) for d in hooked.values()]
-        return next((d for d in gpu if d.type == "cuda"), devices[0] if devices else torch.device("cpu"))
+        mapped = getattr(self.model, "hf_device_map", {}).values()  # GPUs by number, "cpu", "disk"
+        gpus = [torch.device("cuda", where) for where in mapped if isinstance(where, int)]
+        return next(iter(gpus), devices[0] if devices else torch.device("cpu"))
 
     def forward(self, inputs: Mapping[str, Any], state: State | None = None) -> Any:
         """The next shard's State, or the model's output after the last layer."""

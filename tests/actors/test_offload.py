@@ -1,0 +1,55 @@
+"""A model whose weights are more than a process may take: accelerate reads what does not fit from disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+import attlas
+from tests.actors.pipeline import assert_atlases_equal
+
+MB = 10**6
+
+
+def save_model(folder: Path, *, width: int, layers: int) -> int:
+    """Store a model in bfloat16, so that no float32 weight is mapped from the file; returns its float32 bytes."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=width // 64,
+        num_key_value_heads=4, vocab_size=8000, max_position_embeddings=1024,
+    )  # fmt: skip
+    model: Any = LlamaModel(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return sum(parameter.numel() for parameter in model.parameters()) * 4
+
+
+@pytest.mark.slow
+def test_peak_memory_stays_far_below_the_weights(tmp_path: Path) -> None:
+    weights = save_model(tmp_path, width=1024, layers=20)
+    benchmark = Path(__file__).parents[2] / "benchmarks" / "cluster.py"
+    done = subprocess.run(
+        [sys.executable, benchmark, "offload", tmp_path, "--weights", "200MB", "--tokens", "256"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    whole, part = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    assert part["anonymous"] < weights < whole["anonymous"], (weights, whole, part)
+    assert whole["anonymous"] - part["anonymous"] > weights / 3, (weights, whole, part)
+
+
+def test_offloaded_weights_give_the_same_atlas(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", width=256, layers=6)
+    ids = [torch.randint(5, 490, (40,), generator=torch.Generator().manual_seed(0)).tolist()]
+    stores = {limit: tmp_path / f"{limit}.zarr" for limit in (None, 10 * MB)}
+    for limit, store in stores.items():
+        attlas.capture(tmp_path / "model", ids, store, keep="factors", dtype="float32", offload=limit)
+    assert_atlases_equal(stores[10 * MB], stores[None])
+    identities = [attlas.open_atlas(store).model for store in stores.values()]
+    assert identities[0] == identities[1]  # the weights' hash reads those on disk too
