@@ -46,8 +46,9 @@ def make_documents(
     _check_names(names)
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"max_tokens is {max_tokens}: give 1 or more")
+    reads = _Readings(loaded.tokenizer)
     documents = [
-        Document(id=name, tokens=_document(name, item, loaded, pairs, max_tokens))
+        Document(id=name, tokens=_document(name, item, loaded, reads, max_tokens))
         for name, item in zip(names, items, strict=True)
     ]
     _check_lengths(documents, loaded, position_offset, extrapolate)
@@ -91,13 +92,13 @@ def _check_names(names: list[str]) -> None:
         seen.add(name)
 
 
-def _document(name: str, item: Any, loaded: LoadedModel, pairs: bool, max_tokens: int | None) -> dict[str, Tokens]:
-    if not pairs:
+def _document(name: str, item: Any, loaded: LoadedModel, reads: _Readings, max_tokens: int | None) -> dict[str, Tokens]:
+    if not loaded.is_encoder_decoder:
         if isinstance(item, tuple) and len(item) == 2 and not _is_int(item[0]):
             raise InputError(
                 f"document {name!r} is a source and target pair, but {loaded.identity.model_class} takes one text"
             )
-        return {"text": _side(name, item, loaded, False, max_tokens)}
+        return {"text": _side(name, item, loaded, reads, False, max_tokens)}
     if isinstance(item, str) or len(item) != 2 or _is_int(item[0]):
         raise InputError(
             f"document {name!r} is one text, but {loaded.identity.model_class} is an encoder-decoder: "
@@ -105,20 +106,23 @@ def _document(name: str, item: Any, loaded: LoadedModel, pairs: bool, max_tokens
         )
     source, target = item
     return {
-        "source": _side(f"{name} (source)", source, loaded, False, max_tokens),
-        "target": _side(f"{name} (target)", target, loaded, True, max_tokens),
+        "source": _side(f"{name} (source)", source, loaded, reads, False, max_tokens),
+        "target": _side(f"{name} (target)", target, loaded, reads, True, max_tokens),
     }
 
 
-def _side(name: str, side: Any, loaded: LoadedModel, is_target: bool, max_tokens: int | None) -> Tokens:
-    tokens = _tokenised(name, side, loaded, is_target) if isinstance(side, str) else _given(name, side, loaded)
+def _side(
+    name: str, side: Any, loaded: LoadedModel, reads: _Readings, is_target: bool, max_tokens: int | None
+) -> Tokens:
+    is_text = isinstance(side, str)
+    tokens = _tokenised(name, side, loaded, reads, is_target) if is_text else _given(name, side, loaded, reads)
     whole = len(tokens)
     if max_tokens is not None and whole > max_tokens:
-        tokens = _cut(tokens, max_tokens, ends_special=isinstance(side, str) and not is_target)
+        tokens = _cut(tokens, max_tokens, ends_special=is_text and not is_target)
     return tokens
 
 
-def _tokenised(name: str, text: str, loaded: LoadedModel, is_target: bool) -> Tokens:
+def _tokenised(name: str, text: str, loaded: LoadedModel, reads: _Readings, is_target: bool) -> Tokens:
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         raise InputError(f"{loaded.identity.name} has no tokenizer: give token ids, or a tokenizer")
@@ -134,10 +138,10 @@ def _tokenised(name: str, text: str, loaded: LoadedModel, is_target: bool) -> To
     spans = np.where(special[:, None], -1, spans.reshape(-1, 2))
     if special.all():
         raise InputError(f"document {name!r} has no token of its own once it is tokenised: remove it")
-    return _tokens(ids, spans, special, tokenizer)
+    return _tokens(ids, spans, special, reads)
 
 
-def _given(name: str, ids: Any, loaded: LoadedModel) -> Tokens:
+def _given(name: str, ids: Any, loaded: LoadedModel, reads: _Readings) -> Tokens:
     array = np.asarray(ids)
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"document {name!r} must be a text or a non-empty sequence of token ids (integers)")
@@ -149,32 +153,38 @@ def _given(name: str, ids: Any, loaded: LoadedModel) -> Tokens:
         )
     array = array.astype(np.int32)
     special_ids = [] if loaded.tokenizer is None else loaded.tokenizer.all_special_ids
-    return _tokens(array, np.full((len(array), 2), -1, dtype=np.int32), np.isin(array, special_ids), loaded.tokenizer)
+    return _tokens(array, np.full((len(array), 2), -1, dtype=np.int32), np.isin(array, special_ids), reads)
 
 
-def _tokens(
-    ids: Any, spans: Any, special: Any, tokenizer: PreTrainedTokenizerBase | None, truncated_from: int | None = None
-) -> Tokens:
+def _tokens(ids: Any, spans: Any, special: Any, reads: _Readings) -> Tokens:
     return Tokens(
         ids=ids,
-        text=_readable(ids, tokenizer),
+        text=reads.of(ids),
         char_start=np.ascontiguousarray(spans[:, 0], dtype=np.int32),
         char_end=np.ascontiguousarray(spans[:, 1], dtype=np.int32),
         special=np.asarray(special, dtype=np.bool_),
-        truncated_from=truncated_from,
     )
 
 
-def _readable(ids: Any, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:
-    """What each token reads as: its decoded text, or the vocabulary's own string where it decodes to none."""
-    if tokenizer is None:
-        return tuple(str(i) for i in ids)
-    known: dict[int, str] = {}
-    for token in set(ids.tolist()):
-        piece = str(tokenizer.convert_ids_to_tokens(token))
-        text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
-        known[token] = piece if not text or "\ufffd" in text or piece.startswith("##") else text
-    return tuple(known[i] for i in ids.tolist())
+class _Readings:
+    """What each token of a vocabulary reads as, looked up once and shared by all documents."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        self.tokenizer = tokenizer
+        self.known: dict[int, str] = {}
+
+    def of(self, ids: Any) -> tuple[str, ...]:
+        return tuple(self.known[i] if i in self.known else self._read(i) for i in ids.tolist())
+
+    def _read(self, token: int) -> str:
+        """Its decoded text, or the vocabulary's own string where it decodes to none."""
+        if self.tokenizer is None:
+            text = str(token)
+        else:
+            piece = str(self.tokenizer.convert_ids_to_tokens(token))
+            decoded = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+            text = piece if not decoded or "\ufffd" in decoded or piece.startswith("##") else decoded
+        return self.known.setdefault(token, text)
 
 
 def _cut(tokens: Tokens, length: int, *, ends_special: bool) -> Tokens:

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import attlas
 from attlas.cli import main
+from attlas.errors import PacksFailedError
+from tests.actors.chaos_driver import plan_small_packs
+from tests.families import BY_NAME, build_model
 
 TEXT = "one two three, one two three; and one two three again."
 
@@ -235,3 +239,32 @@ def test_help_is_quick() -> None:
     assert best_of_three([sys.executable, "-c", "from attlas.cli import main; main(['--help'])"]) < 1.0
     for command in ("capture", "demo", "info", "plan", "query", "verify"):
         assert "Example:" in run([command, "--help"]).output
+
+
+def test_plan_lays_out_a_cluster(tmp_path: Path) -> None:
+    told = json.loads(run(["plan", "demo", "--tokens", "512", "--shards", "2", "--json"]).output)["cluster"]
+    assert [shard["layers"] for shard in told["shards"]] == [[0, 2], [2, 4]]
+    assert told["replicas"] == 1
+    shown = run(["plan", "demo", "--tokens", "512", "--devices", "3x2GB"]).output
+    assert "3 replicas of 1 shard " in shown
+    refused = run(["plan", "demo", "--tokens", "512", "--devices", "2x10MB"])
+    assert refused.exit_code == 1
+    assert "does not fit" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_info_names_a_failed_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One document's token has an embedding that is not a number: the others are captured."""
+    monkeypatch.setattr("attlas.driver.plan_packs", plan_small_packs)
+    model = build_model(BY_NAME["llama"])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = float("nan")  # type: ignore[operator]
+    model.save_pretrained(tmp_path / "model")
+    store = str(tmp_path / "a.zarr")
+    with pytest.raises(PacksFailedError):
+        attlas.capture(tmp_path / "model", [[11] * 120, [7] * 120, [12] * 120], store)
+    shown = run(["info", store]).output
+    assert "1 failed" in shown
+    assert "NotFiniteError" in shown
+    (failed,) = json.loads(run(["info", store, "--json"]).output)["failed"]
+    assert (failed["pack"], failed["documents"]) == (1, ["doc-1"])
