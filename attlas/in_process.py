@@ -59,7 +59,7 @@ def in_process(model: Any, *, threads: int | None, offload: int | None, **loadin
         if offload is not None:
             if not isinstance(model, str | Path):
                 raise InputError("a model object is in memory already: give its folder to have it read from disk")
-            placement = Placement(max_memory={"cpu": offload}, offload_folder=folder)
+            placement = Placement.of(str(loading["device"]), offload, folder)
         before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)

@@ -24,7 +24,6 @@ from attlas.engine.headroom import Headroom
 from attlas.engine.layout import KindLayout, ModelLayout
 from attlas.engine.models import (
     LoadedModel,
-    Placement,
     identity_of,
     load_config,
     load_model,
@@ -183,16 +182,11 @@ class ClusterRun:
         threads = options.threads or (
             max(1, int(facts.cpus / max(facts.nodes, 1)) // wanted) if facts.private else None
         )
-        placement = None
-        if options.offload is not None:
-            folder = tempfile.mkdtemp(prefix="attlas-offload-")
-            self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            placement = Placement(max_memory={"cpu": options.offload}, offload_folder=folder)
         loadings = [
             Loading(
                 source=str(path), stacks=stacks, start=start, stop=stop, dtype=self.dtype,
                 device=self.device if self.device != "auto" else ("cuda" if uses_gpu else "cpu"),
-                revision=self.revision, placement=placement, threads=None if uses_gpu else threads,
+                revision=self.revision, offload=options.offload, threads=None if uses_gpu else threads,
             )
             for start, stop in spans
         ]  # fmt: skip

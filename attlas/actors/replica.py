@@ -24,6 +24,7 @@ from attlas.errors import AttlasError, ClusterError
 __all__ = ["RemoteStage", "Replica"]
 
 Ref = Any
+CLOSE_SECONDS = 5.0
 
 
 class RemoteStage:
@@ -123,6 +124,10 @@ class Replica:
 
     def stop(self) -> None:
         """End the actors and give their room back."""
+        if self.actors and any(loading.offload is not None for loading in self.loadings):
+            ray.wait(
+                [actor.close.remote() for actor in self.actors], num_returns=len(self.actors), timeout=CLOSE_SECONDS
+            )
         for actor in self.actors:
             ray.kill(actor, no_restart=True)
         if self._group is not None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +40,8 @@ PackKey = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loading:
-    """How a shard is loaded. threads: torch's threads, None for its own choice."""
+    """How a shard is loaded. offload: bytes of weights to keep in memory, None for all. threads: torch's threads, None
+    for its own choice."""
 
     source: str
     stacks: tuple[Stack, ...]
@@ -49,7 +50,7 @@ class Loading:
     dtype: str = "auto"
     device: str = "auto"
     revision: str | None = None
-    placement: Placement | None = None
+    offload: int | None = None
     threads: int | None = None
 
 
@@ -119,6 +120,10 @@ class ShardWorker:
         begin = time.perf_counter()
         if loading.threads is not None:
             torch.set_num_threads(loading.threads)
+        self.folder = None if loading.offload is None else tempfile.TemporaryDirectory(prefix="attlas-offload-")
+        placement = None
+        if loading.offload is not None and self.folder is not None:
+            placement = Placement.of(loading.device, loading.offload, self.folder.name)
         self.shard = load_shard(
             loading.source,
             loading.stacks,
@@ -127,7 +132,7 @@ class ShardWorker:
             dtype=loading.dtype,
             device=loading.device,
             revision=loading.revision,
-            placement=loading.placement,
+            placement=placement,
         )
         self.seconds = time.perf_counter() - begin
         self.open: dict[PackKey, _OpenPack] = {}
@@ -206,6 +211,11 @@ class ShardWorker:
             del opened
             release_memory()
 
+    def close(self) -> None:
+        """Take away what was written to this machine's disk beside the store."""
+        if self.folder is not None:
+            self.folder.cleanup()
+
     def _forget(self, work: PackWork) -> None:
         for number in work.document_ids:
             self.ids.pop(number, None)
@@ -222,8 +232,3 @@ def _on_cpu(state: Any) -> Any:
     if isinstance(state, dict):
         return {name: value.cpu() for name, value in state.items()}
     return state.cpu() if isinstance(state, torch.Tensor) else state
-
-
-def offload_folder() -> str:
-    """A folder of this process for weights that accelerate writes anew."""
-    return str(Path(os.environ.get("ATTLAS_OFFLOAD", "/tmp")) / f"attlas-offload-{os.getpid()}")

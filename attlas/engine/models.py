@@ -201,6 +201,10 @@ def load_shard(
     return Shard(model, stacks, start, stop)
 
 
+WEIGHTS_SHARE = 0.75
+"""Of a GPU's memory, what weights may take where the rest of them is offloaded."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """Where accelerate puts weights that do not fit on one device. max_memory: device ("cpu", or a GPU's number) ->
@@ -209,6 +213,16 @@ class Placement:
 
     max_memory: dict[int | str, int]
     offload_folder: str
+
+    @classmethod
+    def of(cls, device: str, cpu_bytes: int, offload_folder: str) -> Placement:
+        """On a GPU as much as leaves room to work, then `cpu_bytes` in this machine's memory, then disk."""
+        max_memory: dict[int | str, int] = {}
+        if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+            number = torch.device("cuda" if device == "auto" else device).index or 0
+            max_memory[number] = int(torch.cuda.mem_get_info(number)[1] * WEIGHTS_SHARE)
+        max_memory["cpu"] = cpu_bytes
+        return cls(max_memory=max_memory, offload_folder=offload_folder)
 
 
 def _load(

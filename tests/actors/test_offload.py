@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,15 @@ def test_offloaded_weights_give_the_same_atlas(tmp_path: Path) -> None:
     assert_atlases_equal(stores[10 * MB], stores[None])
     identities = [attlas.open_atlas(store).model for store in stores.values()]
     assert identities[0] == identities[1]  # the weights' hash reads those on disk too
+
+
+@pytest.mark.slow
+def test_offloaded_shards_give_the_same_atlas_and_clean_up(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", width=256, layers=6)
+    ids = [list(range(5, 60))]
+    common: dict[str, Any] = {"dtype": "float32", "threads": 1}
+    attlas.capture(tmp_path / "model", ids, tmp_path / "one.zarr", **common)
+    before = set(Path(tempfile.gettempdir()).glob("attlas-offload-*"))
+    attlas.capture(tmp_path / "model", ids, tmp_path / "two.zarr", shards=2, offload=5 * MB, **common)
+    assert_atlases_equal(tmp_path / "two.zarr", tmp_path / "one.zarr")
+    assert set(Path(tempfile.gettempdir()).glob("attlas-offload-*")) <= before
