@@ -136,6 +136,7 @@ class ShardWorker:
         )
         self.seconds = time.perf_counter() - begin
         self.open: dict[PackKey, _OpenPack] = {}
+        self.broken: dict[PackKey, Exception] = {}
         self.job: Job | None = None
 
     def facts(self) -> ShardFacts:
@@ -170,16 +171,25 @@ class ShardWorker:
         self.ids: dict[int, str] = {}
 
     def begin(self, key: PackKey, work: PackWork) -> None:
+        """Get ready for a pack. Nobody waits for this: what goes wrong is raised by the pack's first step."""
+        try:
+            self.open[key] = self._opened(work)
+        except Exception as error:
+            self.broken[key] = error
+
+    def _opened(self, work: PackWork) -> _OpenPack:
         job = self._job()
         self.ids |= work.document_ids
         writer = PackWriter(
             self.root, work.pack, kinds=job.kinds, document_id=self._document_id, block=job.block, layers=self.layers
         )
-        self.open[key] = _OpenPack(writer, work)
+        return _OpenPack(writer, work)
 
     def step(self, key: PackKey, part: int, chunk: int, state: Any) -> tuple[Any, StepReport]:
         """Run one chunk of one passage of a pack; returns the next shard's state, on the CPU, and a report."""
         begin = time.perf_counter()
+        if key in self.broken:
+            raise self.broken[key]
         opened, job = self.open[key], self._job()
         self.runner.tile_bytes = opened.work.room.tile_bytes
         if part not in opened.runs:
@@ -204,6 +214,7 @@ class ShardWorker:
 
     def drop(self, key: PackKey) -> None:
         """Forget a pack; what was written of it stays unseen, and is written over."""
+        self.broken.pop(key, None)
         opened = self.open.pop(key, None)
         if opened is not None:
             opened.writer.abort()
