@@ -1,0 +1,125 @@
+"""One layer's answer, from the parts of its blocks: statistics, roles and similarities, with their errors.
+
+Suffixes: H heads, U units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attlas.analysis.documents import DocumentValues, join_documents
+from attlas.analysis.features import OFFSETS, Sums
+from attlas.analysis.load import Source
+from attlas.analysis.measure import Part
+from attlas.analysis.quantities import FAR, best_offset, offset_scores
+from attlas.analysis.question import Question
+
+__all__ = ["LayerAnswer", "finish_layer"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerAnswer:
+    """values, errors, document_errors: name -> (H, ...) of all documents together: the statistic, the standard error of
+    the sample, and that of documents as a sample of texts. scores, baselines, rows, score_errors: role -> (H,) or (1,).
+    offset_H: the fixed offset with the largest weight. similarity_HH: cosine similarity of heads.
+    """
+
+    values: dict[str, Floats]
+    errors: dict[str, Floats]
+    document_errors: dict[str, Floats]
+    documents: DocumentValues
+    scores: dict[str, Floats]
+    score_errors: dict[str, Floats]
+    baselines: dict[str, Floats]
+    role_rows: dict[str, Floats]
+    offset_H: NDArray[np.int64] | None
+    similarity_HH: Floats
+    similarity_errors_HH: Floats | None
+
+
+def finish_layer(
+    parts: Sequence[Part], source: Source, kind: str, layer: int, packs: tuple[int, ...], question: Question, units: tuple[int, int]
+) -> LayerAnswer:
+    """Join the parts of a layer. units: how many jackknife groups, and replicates, there are."""
+    groups, replicates = units
+    heads = parts[0].groups.heads_UHF.shape[1]
+    grouped = Sums.zeros(question.features, groups, heads)
+    moved = Sums.zeros(question.features, replicates, heads)
+    gram_HH = np.zeros((heads, heads))
+    gram_UHH = np.zeros((replicates, heads, heads))
+    for part in parts:
+        grouped.add(part.groups, part.group)
+        if part.gram_HH is not None:
+            gram_HH += part.gram_HH
+        if part.replicates is not None and part.gram_replicates_UHH is not None:
+            moved.add(part.replicates, part.replicate)
+            gram_UHH[part.replicate : part.replicate + len(part.replicates)] += part.gram_replicates_UHH
+    total = grouped.total()
+    if question.stored and question.counted:
+        gram_HH = _stored_sums(source, kind, layer, packs, total)
+    values, scores = question.values(total), question.scores(total)
+    similarity_HH = cosine(gram_HH)
+    sampled = replicates > 0
+    fixed = None
+    if any(role.name == "offset" for role in question.roles()):
+        fixed = np.array(OFFSETS)[best_offset(offset_scores(total), FAR)][0]
+    return LayerAnswer(
+        values=_first(values),
+        errors=_spread(question.values, total, moved, values) if sampled else {},
+        document_errors=_left_out(question.values, total, grouped) if groups > 1 else {},
+        documents=join_documents(question, [part.whole for part in parts], [part.cut for part in parts]),
+        scores=_first(scores),
+        score_errors=_spread(question.scores, total, moved, scores) if sampled else {},
+        baselines=_first({role.name: role.baseline(total) for role in question.roles()}),
+        role_rows=_first({role.name: role.rows(total) for role in question.roles()}),
+        offset_H=fixed,
+        similarity_HH=similarity_HH,
+        similarity_errors_HH=np.sqrt(((cosine(gram_HH + gram_UHH) - similarity_HH) ** 2).sum(axis=0))
+        if sampled
+        else None,
+    )
+
+
+def cosine(gram_HH: Floats) -> Floats:
+    """Cosine similarity (..., H, H) from sums over cells of A_h A_g."""
+    norm = np.sqrt(np.diagonal(gram_HH, axis1=-2, axis2=-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = gram_HH / (norm[..., :, None] * norm[..., None, :])
+    return found
+
+
+def _stored_sums(source: Source, kind: str, layer: int, packs: tuple[int, ...], total: Sums) -> Floats:
+    """Put the stored histograms of the packs into the sums; returns their Gram matrix."""
+    place = list(packs)
+    counts = np.asarray(source.array(f"{kind}/statistics/histogram").oindex[place, layer])
+    total.heads_UHF[0][:, total.features.place("counts")] = counts.sum(axis=0)
+    return np.asarray(source.array(f"{kind}/statistics/head_gram").oindex[place, layer]).sum(axis=0)
+
+
+def _first(values: dict[str, Floats]) -> dict[str, Floats]:
+    return {name: value[0] for name, value in values.items()}
+
+
+def _spread(
+    tell: Callable[[Sums], dict[str, Floats]], total: Sums, moved: Sums, values: dict[str, Floats]
+) -> dict[str, Floats]:
+    """Standard errors of a sample: the root of the summed squares of what each replicate changes."""
+    found = tell(total.shifted(moved))
+    return {name: np.sqrt(((found[name] - value) ** 2).sum(axis=0)) for name, value in values.items()}
+
+
+def _left_out(tell: Callable[[Sums], dict[str, Floats]], total: Sums, grouped: Sums) -> dict[str, Floats]:
+    """Standard errors over documents: the jackknife that leaves out one group of them at a time."""
+    groups = len(grouped)
+    found = tell(total.shifted(grouped, -1.0))
+    return {
+        name: np.sqrt((groups - 1) / groups * ((value - value.mean(axis=0)) ** 2).sum(axis=0))
+        for name, value in found.items()
+        if name != "max_weight"  # not a mean: leaving documents out tells nothing of it
+    }

@@ -1,0 +1,97 @@
+"""Which rows a sample takes: stratified, two rows a stratum, drawn by the seed and the layer alone.
+
+Rows are laid end to end and cut into strata of equal size, within each document where the sample has room for it; two
+rows of each are drawn. The half difference of a stratum's two rows estimates its share of the variance without bias,
+which is what replicates carry (paired jackknife; Wolter, Introduction to Variance Estimation, 2007, chapter 4).
+
+Suffixes: D documents, R drawn rows, S strata.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attlas.errors import InputError
+
+__all__ = ["LEAST", "REPLICATES", "Sample", "draw"]
+
+Indices = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+LEAST = 8
+"""Rows of each document that a sample must have room for before documents are told one by one."""
+
+REPLICATES, DOCUMENT_REPLICATES = 64, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """Drawn rows, ascending.
+
+    row_R: place on the rows of all documents laid end to end. weight_R: how many rows each stands for. amplitude_R: its
+    part, with sign, of its stratum's half difference, finite-population correction included. replicate_R: the
+    replicate that the stratum belongs to, of `replicates`; -1 for rows that are taken for sure. own_R: the same among
+    the replicates of its document. by_document: whether strata lie within documents.
+    """
+
+    row_R: Indices
+    weight_R: Floats
+    amplitude_R: Floats
+    replicate_R: Indices
+    own_R: Indices
+    replicates: int
+    by_document: bool
+
+
+def draw(rows_D: Indices, count: int, *, seed: int, kind: str, layer: int) -> Sample:
+    """Draw about `count` rows of documents of rows_D rows each, for one layer.
+
+    The number is rounded so that every stratum has two. Raises InputError where fewer than 4 are asked for.
+    """
+    if count < 4:
+        raise InputError(f"a sample of {count} rows tells nothing of its error: take 4 or more")
+    by_document = count >= LEAST * len(rows_D)
+    sizes_D = rows_D if by_document else np.array([rows_D.sum()])
+    begin_S, size_S, own_S, document_S = _strata(sizes_D, count)
+    generator = np.random.default_rng([seed, zlib.crc32(kind.encode()), layer])
+    one_S = np.floor(generator.random(len(size_S)) * size_S).astype(np.int64)
+    other_S = np.floor(generator.random(len(size_S)) * (size_S - 1)).astype(np.int64)
+    other_S += other_S >= one_S
+    sign_S = generator.integers(0, 2, len(size_S)) * 2 - 1
+    paired_S = size_S > 1
+    strata = int(paired_S.sum())
+    replicates = max(1, min(strata, REPLICATES))
+    ordinal_S = np.cumsum(paired_S) - 1
+    replicate_S = np.where(paired_S, ordinal_S * replicates // max(strata, 1), -1)
+    half_S = np.sqrt(1 - np.minimum(2 / size_S, 1)) * size_S / 2 * sign_S
+    row = np.concatenate([begin_S + one_S, (begin_S + other_S)[paired_S]])
+    first_weight = np.where(paired_S, size_S / 2, 1.0)
+    parts = (
+        np.concatenate([first_weight, (size_S / 2)[paired_S]]),
+        np.concatenate([np.where(paired_S, half_S, 0.0), -half_S[paired_S]]),
+        np.concatenate([replicate_S, replicate_S[paired_S]]),
+        np.concatenate([np.where(paired_S, own_S, -1), own_S[paired_S]]),
+    )
+    order = np.argsort(row, kind="stable")
+    weight, amplitude, replicate, own = (part[order] for part in parts)
+    return Sample(
+        row_R=row[order], weight_R=weight, amplitude_R=amplitude, replicate_R=replicate, own_R=own,
+        replicates=replicates, by_document=by_document,
+    )  # fmt: skip
+
+
+def _strata(sizes_D: Indices, count: int) -> tuple[Indices, Indices, Indices, Indices]:
+    """Begin, size, replicate within its document, and document of each stratum; documents share `count` by size."""
+    pairs_D = np.rint(count * sizes_D / sizes_D.sum() / 2).astype(np.int64)
+    pairs_D = np.clip(pairs_D, np.minimum(2, np.maximum(sizes_D // 2, 1)), np.maximum(sizes_D // 2, 1))
+    document_S = np.repeat(np.arange(len(sizes_D)), pairs_D)
+    ordinal_S = np.arange(len(document_S)) - np.repeat(np.cumsum(pairs_D) - pairs_D, pairs_D)
+    size_S, pairs_S = sizes_D[document_S], pairs_D[document_S]
+    low_S, high_S = ordinal_S * size_S // pairs_S, (ordinal_S + 1) * size_S // pairs_S
+    own_S = ordinal_S * np.minimum(pairs_S, DOCUMENT_REPLICATES) // pairs_S
+    start_D = np.cumsum(sizes_D) - sizes_D
+    return start_D[document_S] + low_S, high_S - low_S, own_S, document_S
