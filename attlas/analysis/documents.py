@@ -90,7 +90,7 @@ def _joined(sums: Sums, number_U: Indices, parts: Sequence[DocumentSums]) -> Doc
     pair = np.stack([np.concatenate([getattr(part, name) for part in parts]) for name in ("own_document", "own_number")])
     keys, place = np.unique(pair, axis=1, return_inverse=True)
     every = joined(owned)
-    own = Sums.zeros(sums.features, keys.shape[1], every.heads_UHF.shape[1])
+    own = Sums.zeros(every.features, keys.shape[1], every.heads_UHF.shape[1])
     for i, unit in enumerate(place.ravel()):
         own.add(every.take(slice(i, i + 1)), int(unit))
     return DocumentSums(document_U=number_U, sums=sums, own=own, own_document=keys[0], own_number=keys[1])
@@ -115,19 +115,18 @@ def _tell(question: Question, found: DocumentSums) -> DocumentValues:
         sums, number_U = found.sums.take(part), found.document_U[part]
         values.append(question.values(sums, of_documents=True))
         if found.own is not None:
-            errors.append(_errors(question, found, sums, number_U, values[-1]))
+            errors.append(_errors(question, found, sums, number_U))
     return DocumentValues(document_U=found.document_U, values=_stacked(values), errors=_stacked(errors))
 
 
-def _errors(
-    question: Question, found: DocumentSums, sums: Sums, number_U: Indices, values: dict[str, Floats]
-) -> dict[str, Floats]:
+def _errors(question: Question, found: DocumentSums, sums: Sums, number_U: Indices) -> dict[str, Floats]:
     assert found.own is not None
     mine = np.flatnonzero(np.isin(found.own_document, number_U))
     unit = np.searchsorted(number_U, found.own_document[mine])
-    moved = question.values(sums.take(unit).shifted(found.own.take(mine)), of_documents=True)
+    still = sums.coarse()
+    moved = question.values(still.take(unit).shifted(found.own.take(mine)), of_documents=True)
     out = {}
-    for name, value in values.items():
+    for name, value in question.values(still, of_documents=True).items():
         squared = np.zeros_like(value)
         np.add.at(squared, unit, (moved[name] - value[unit]) ** 2)
         out[name] = np.sqrt(squared)

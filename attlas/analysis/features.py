@@ -7,7 +7,7 @@ Suffixes: U units (documents, groups of them, replicates), H heads, F features o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 
 LOCAL = 8
 """A weight is local where the key is at most this many tokens away."""
+
+COARSE_BINS = 128
 
 OFFSETS = tuple(range(-REACH, REACH + 1))
 
@@ -39,11 +41,13 @@ PLAIN = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """Where each feature lies on the last axis. thresholds: weights below each are counted. edges: of the distance
-    bins, T + 1 of them. bins: of the histogram."""
+    bins, T + 1 of them. bins: of the histogram. masses: whether the
+    weights of each bin are added up too."""
 
     thresholds: tuple[float, ...]
     edges: tuple[int, ...]
     bins: int = FINE_BINS
+    masses: bool = False
 
     @property
     def parts(self) -> dict[str, int]:
@@ -55,6 +59,7 @@ class Features:
             "by_distance": len(self.edges) - 1,
             "below": len(self.thresholds),
             "counts": self.bins,
+            "masses": self.bins if self.masses else 0,
         }
 
     @property
@@ -72,6 +77,11 @@ class Features:
                 return slice(begin, begin + size)
             begin += size
         raise KeyError(name)
+
+    @property
+    def coarse(self) -> Features:
+        """The same with COARSE_BINS, which is enough to see how a sample scatters."""
+        return replace(self, bins=min(self.bins, COARSE_BINS), masses=False)
 
     @staticmethod
     def plain_place(name: str) -> slice:
@@ -126,6 +136,15 @@ class Sums:
             features=self.features, heads_UHF=self.heads_UHF[units], plain_UP=self.plain_UP[units],
             largest_UH=self.largest_UH[units],
         )  # fmt: skip
+
+    def coarse(self) -> Sums:
+        """The same sums over a coarse histogram."""
+        features, place = self.features.coarse, self.features.place("counts")
+        if features.bins == self.features.bins:
+            return self
+        counts = self.heads_UHF[..., place].reshape(*self.heads_UHF.shape[:2], features.bins, -1).sum(axis=-1)
+        heads_UHF = np.concatenate([self.heads_UHF[..., : place.start], counts], axis=-1)
+        return replace(self, features=features, heads_UHF=heads_UHF)
 
     def total(self) -> Sums:
         """All units together, as one."""

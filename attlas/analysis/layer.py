@@ -50,7 +50,7 @@ def finish_layer(
     groups, replicates = units
     heads = parts[0].groups.heads_UHF.shape[1]
     grouped = Sums.zeros(question.features, groups, heads)
-    moved = Sums.zeros(question.features, replicates, heads)
+    moved = Sums.zeros(question.features.coarse, replicates, heads)
     gram_HH = np.zeros((heads, heads))
     gram_UHH = np.zeros((replicates, heads, heads))
     for part in parts:
@@ -65,17 +65,24 @@ def finish_layer(
         gram_HH = _stored_sums(source, kind, layer, packs, total)
     values, scores = question.values(total), question.scores(total)
     similarity_HH = cosine(gram_HH)
-    sampled = replicates > 0
+    sampled, still = replicates > 0, total.coarse()
+    errors = _spread(question.values, still, moved) if sampled else {}
+    if question.one_document:
+        documents = DocumentValues(
+            document_U=np.zeros(1, dtype=np.int64), values=values, errors={n: e[None] for n, e in errors.items()}
+        )
+    else:
+        documents = join_documents(question, [part.whole for part in parts], [part.cut for part in parts])
     fixed = None
     if any(role.name == "offset" for role in question.roles()):
         fixed = np.array(OFFSETS)[best_offset(offset_scores(total), FAR)][0]
     return LayerAnswer(
         values=_first(values),
-        errors=_spread(question.values, total, moved, values) if sampled else {},
+        errors=errors,
         document_errors=_left_out(question.values, total, grouped) if groups > 1 else {},
-        documents=join_documents(question, [part.whole for part in parts], [part.cut for part in parts]),
+        documents=documents,
         scores=_first(scores),
-        score_errors=_spread(question.scores, total, moved, scores) if sampled else {},
+        score_errors=_spread(question.scores, still, moved) if sampled else {},
         baselines=_first({role.name: role.baseline(total) for role in question.roles()}),
         role_rows=_first({role.name: role.rows(total) for role in question.roles()}),
         offset_H=fixed,
@@ -106,12 +113,10 @@ def _first(values: dict[str, Floats]) -> dict[str, Floats]:
     return {name: value[0] for name, value in values.items()}
 
 
-def _spread(
-    tell: Callable[[Sums], dict[str, Floats]], total: Sums, moved: Sums, values: dict[str, Floats]
-) -> dict[str, Floats]:
+def _spread(tell: Callable[[Sums], dict[str, Floats]], total: Sums, moved: Sums) -> dict[str, Floats]:
     """Standard errors of a sample: the root of the summed squares of what each replicate changes."""
     found = tell(total.shifted(moved))
-    return {name: np.sqrt(((found[name] - value) ** 2).sum(axis=0)) for name, value in values.items()}
+    return {name: np.sqrt(((found[name] - value) ** 2).sum(axis=0)) for name, value in tell(total).items()}
 
 
 def _left_out(tell: Callable[[Sums], dict[str, Floats]], total: Sums, grouped: Sums) -> dict[str, Floats]:

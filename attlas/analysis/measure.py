@@ -83,6 +83,7 @@ def _measure(source: Source, block: Block, question: Question) -> Part:
         documents = _by_unit(features, small_HRF, plain_RP, maximum_HR, None, rows.document_R, len(block.group_D))
         if counts is not None:
             documents.heads_UHF[:, :, features.place("counts")] = counts
+            documents.heads_UHF[:, :, features.place("masses")] = gram.mass_XHB if gram is not None else 0
         whole, cut = split_documents(question, block, documents, None, None)
         return Part(
             group=int(block.group_D[0]), groups=_grouped(documents, block.group_D), whole=whole, cut=cut,
@@ -113,13 +114,16 @@ def _sampled(
     assert found.gram_NHH is not None
     maximum_HR, counts = small_HRF[:, :, SCALARS.index("maximum")], found.count_XHB
 
-    def summed(scale_R: Floats, unit_R: Indices, units: int) -> Sums:
-        sums = _by_unit(features, small_HRF, plain_RP, maximum_HR, scale_R, unit_R, units)
-        place = features.place("counts")
-        sums.heads_UHF[:, :, place] = _segments(counts, scale_R, unit_R, units)
+    coarse = features.coarse
+    coarse_counts = counts.reshape(*counts.shape[:2], coarse.bins, -1).sum(axis=3, dtype=np.int32)
+
+    def summed(scale_R: Floats, unit_R: Indices, units: int, *, of: Features = coarse) -> Sums:
+        sums = _by_unit(of, small_HRF, plain_RP, maximum_HR, scale_R, unit_R, units)
+        counted = counts if of is features else coarse_counts
+        sums.heads_UHF[:, :, of.place("counts")] = _segments(counted, scale_R, unit_R, units)
         return sums
 
-    documents = summed(drawn.weight_R, rows.document_R, len(block.group_D))
+    documents = summed(drawn.weight_R, rows.document_R, len(block.group_D), of=features)
     paired = drawn.replicate_R >= 0
     first = int(drawn.replicate_R[paired].min()) if paired.any() else 0
     amplitude_R = np.where(paired, drawn.amplitude_R, 0.0)
@@ -128,7 +132,7 @@ def _sampled(
     unit_R = np.maximum.accumulate(unit_R)
     units = int(unit_R[-1]) + 1
     own = own_of = None
-    if drawn.by_document:
+    if drawn.by_document and not question.one_document:
         document_R = rows.document_R * OWN
         key_R = np.maximum.accumulate(document_R + np.maximum(drawn.own_R, 0))
         keys, own_R = np.unique(key_R, return_inverse=True)
@@ -137,19 +141,18 @@ def _sampled(
     return Part(
         group=int(block.group_D[0]), groups=_grouped(documents, block.group_D), whole=whole, cut=cut, replicate=first,
         replicates=summed(amplitude_R, unit_R, units),
-        gram_HH=np.einsum("r,rhg->hg", drawn.weight_R, found.gram_NHH, dtype=np.float64),
+        gram_HH=np.tensordot(drawn.weight_R, found.gram_NHH.astype(np.float64), axes=1),
         gram_replicates_UHH=_segments(found.gram_NHH, amplitude_R, unit_R, units),
     )  # fmt: skip
 
 
 def _segments(values_R: NDArray[Any], scale_R: Floats, unit_R: Indices, units: int) -> Floats:
-    """(units, ...): sums of scaled rows; unit_R ascends, and every unit has a row."""
-    out = np.zeros((units, *values_R.shape[1:]))
-    edges = np.searchsorted(unit_R, np.arange(units + 1))
-    for unit in range(units):
-        rows = slice(edges[unit], edges[unit + 1])
-        out[unit] = np.tensordot(scale_R[rows], values_R[rows], axes=1)
-    return out
+    """(units, ...): sums of scaled rows by unit."""
+    spread_UR = torch.zeros(units, len(unit_R), dtype=torch.float64)
+    spread_UR[torch.from_numpy(unit_R), torch.arange(len(unit_R))] = torch.from_numpy(scale_R)
+    flat_RX = torch.from_numpy(values_R.reshape(len(unit_R), -1)).double()
+    found: Floats = (spread_UR @ flat_RX).numpy().reshape(units, *values_R.shape[1:])
+    return found
 
 
 def _by_unit(
@@ -190,7 +193,7 @@ def _row_features(
 ) -> Floats:
     """(H, R, F without counts) of each row."""
     first = found["entropy"]
-    out_HRF = np.zeros((*first.shape, features.size - features.bins))
+    out_HRF = np.zeros((*first.shape, features.place("counts").start))
     visible_R = (rows.stop_R - rows.start_R).astype(np.float64)
     choice_R = visible_R > 1
 

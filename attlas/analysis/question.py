@@ -26,7 +26,7 @@ STORED_FEATURES = frozenset(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """features: what is summed. levels: of the quantiles. stored: the sums come from stored row statistics. sampled:
-    from a sample of the rows. counted: whether stored histograms are of exactly the chosen documents.
+    from a sample of the rows. counted: whether stored histograms are of exactly the chosen documents. one_document: what is told of it is told of all.
     """
 
     features: Features
@@ -35,6 +35,7 @@ class Question:
     stored: bool
     sampled: bool
     counted: bool = True
+    one_document: bool = False
 
     def quantities(self, *, of_documents: bool = False) -> tuple[Quantity, ...]:
         """The statistics that can be told, of all documents together or of each."""

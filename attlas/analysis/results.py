@@ -48,12 +48,14 @@ def keep_result(atlas: Atlas, name: str, parameters: Mapping[str, Any], result: 
         made=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     try:
+        store = atlas.root.store
+        store = store.with_read_only(False) if store.read_only else store
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr announces that strings may yet change their specification
             _writable(result).to_zarr(
-                atlas.root.store, group=path, mode="w", zarr_format=3, consolidated=False, write_empty_chunks=True
+                store, group=path, mode="w", zarr_format=3, consolidated=False, write_empty_chunks=True
             )
-        group = zarr.open_group(atlas.root.store, path=path, mode="r+", zarr_format=3, use_consolidated=False)
+        group = zarr.open_group(store, path=path, mode="r+", zarr_format=3, use_consolidated=False)
         group.attrs["complete"] = True
     except (OSError, PermissionError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -1,7 +1,7 @@
 """Which rows a sample takes: stratified, two rows a stratum, drawn by the seed and the layer alone.
 
-Rows are laid end to end and cut into strata of equal size, within each document where the sample has room for it; two
-rows of each are drawn. The half difference of a stratum's two rows estimates its share of the variance without bias,
+Rows are laid end to end and cut into strata, within each document where the sample has room for it; two rows of each
+are drawn. The half difference of a stratum's two rows estimates its share of the variance without bias,
 which is what replicates carry (paired jackknife; Wolter, Introduction to Variance Estimation, 2007, chapter 4).
 
 Suffixes: D documents, R drawn rows, S strata.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ Floats = NDArray[np.float64]
 
 LEAST = 8
 """Rows of each document that a sample must have room for before documents are told one by one."""
+
+EARLY = 0.3
 
 REPLICATES, DOCUMENT_REPLICATES = 64, 32
 
@@ -56,7 +59,7 @@ def draw(rows_D: Indices, count: int, *, seed: int, kind: str, layer: int) -> Sa
         raise InputError(f"a sample of {count} rows tells nothing of its error: take 4 or more")
     by_document = count >= LEAST * len(rows_D)
     sizes_D = rows_D if by_document else np.array([rows_D.sum()])
-    begin_S, size_S, own_S, document_S = _strata(sizes_D, count)
+    begin_S, size_S, own_S, _ = _strata(sizes_D, count, documents=by_document)
     generator = np.random.default_rng([seed, zlib.crc32(kind.encode()), layer])
     one_S = np.floor(generator.random(len(size_S)) * size_S).astype(np.int64)
     other_S = np.floor(generator.random(len(size_S)) * (size_S - 1)).astype(np.int64)
@@ -84,14 +87,31 @@ def draw(rows_D: Indices, count: int, *, seed: int, kind: str, layer: int) -> Sa
     )  # fmt: skip
 
 
-def _strata(sizes_D: Indices, count: int) -> tuple[Indices, Indices, Indices, Indices]:
+def _strata(sizes_D: Indices, count: int, *, documents: bool) -> tuple[Indices, Indices, Indices, Indices]:
     """Begin, size, replicate within its document, and document of each stratum; documents share `count` by size."""
     pairs_D = np.rint(count * sizes_D / sizes_D.sum() / 2).astype(np.int64)
-    pairs_D = np.clip(pairs_D, np.minimum(2, np.maximum(sizes_D // 2, 1)), np.maximum(sizes_D // 2, 1))
-    document_S = np.repeat(np.arange(len(sizes_D)), pairs_D)
-    ordinal_S = np.arange(len(document_S)) - np.repeat(np.cumsum(pairs_D) - pairs_D, pairs_D)
-    size_S, pairs_S = sizes_D[document_S], pairs_D[document_S]
-    low_S, high_S = ordinal_S * size_S // pairs_S, (ordinal_S + 1) * size_S // pairs_S
-    own_S = ordinal_S * np.minimum(pairs_S, DOCUMENT_REPLICATES) // pairs_S
-    start_D = np.cumsum(sizes_D) - sizes_D
-    return start_D[document_S] + low_S, high_S - low_S, own_S, document_S
+    pairs_D = np.clip(pairs_D, np.minimum(2, sizes_D), np.maximum(sizes_D // 2, 1))
+    edges = [_edges(int(size), int(pairs), documents) for size, pairs in zip(sizes_D, pairs_D, strict=True)]
+    strata_D = np.array([len(edge) - 1 for edge in edges])
+    document_S = np.repeat(np.arange(len(sizes_D)), strata_D)
+    ordinal_S = np.arange(len(document_S)) - np.repeat(np.cumsum(strata_D) - strata_D, strata_D)
+    own_S = ordinal_S * np.minimum(strata_D, DOCUMENT_REPLICATES)[document_S] // strata_D[document_S]
+    start_S = np.repeat(np.cumsum(sizes_D) - sizes_D, strata_D)
+    low_S = np.concatenate([edge[:-1] for edge in edges])
+    return start_S + low_S, np.concatenate([np.diff(edge) for edge in edges]), own_S, document_S
+
+
+@lru_cache(maxsize=4096)
+def _edges(rows: int, strata: int, document: bool) -> Indices:
+    """Edges of about so many strata of `rows` rows.
+
+    A document's first rows see few keys, and differ from one another more than later rows do: EARLY of its strata are
+    spaced evenly on the logarithm of the place, the others on the place, so that the first rows are strata of one row.
+    """
+    place = np.arange(rows + 1)
+    share = place / rows
+    if document:
+        share = EARLY * np.log1p(place) / np.log1p(rows) + (1 - EARLY) * share
+    found = np.unique(np.rint(np.interp(np.linspace(0, 1, strata + 1), share, place)).astype(np.int64))
+    found.flags.writeable = False
+    return found

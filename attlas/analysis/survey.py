@@ -22,7 +22,7 @@ from attlas.analysis.question import Question
 from attlas.analysis.results import find_result, keep_result
 from attlas.analysis.schedule import Moved, check_scheduler, run_groups, workers_of
 from attlas.engine.kernels.survey import distance_edges
-from attlas.engine.statistics import HISTOGRAM_BINS
+from attlas.engine.statistics import FINE_BINS, HISTOGRAM_BINS
 from attlas.errors import InputError
 from attlas.storage import Atlas
 from attlas.storage.schema import token_dim
@@ -83,7 +83,8 @@ def plan_survey(atlas: Atlas, asked: Asked) -> tuple[Plan, Question]:
     features = Features(
         thresholds=asked.thresholds,
         edges=tuple(int(edge) for edge in distance_edges(int(corpus.keys_D.max()))),
-        **({"bins": HISTOGRAM_BINS} if stored else {}),
+        bins=HISTOGRAM_BINS if stored else FINE_BINS,
+        masses=not stored and (asked.sample is None or asked.sample >= corpus.rows),
     )
     q, k = (atlas.root.get(f"{corpus.kind}/{name}") for name in ("q", "k"))
     factor_bytes = (0, 0) if stored else tuple(4 * array.shape[1] * array.shape[3] for array in (q, k))  # type: ignore[union-attr]
@@ -95,6 +96,7 @@ def plan_survey(atlas: Atlas, asked: Asked) -> tuple[Plan, Question]:
     question = Question(
         features=features, levels=asked.levels, same_axis=corpus.same_axis, stored=stored,
         sampled=plan.sample is not None, counted=corpus.whole_packs,
+        one_document=len(corpus.ids) == 1,
     )  # fmt: skip
     return plan, question
 
@@ -159,12 +161,11 @@ def _dataset(
     variables: dict[str, Any] = {}
     for quantity in question.quantities():
         variables |= _quantity_variables(asked, plan, quantity, answers)
-    told = question.quantities(of_documents=True)
+    told = question.quantities(of_documents=not question.one_document)
     if len(answers[0].documents.document_U) == len(corpus.ids):
         for quantity in told:
             variables |= _document_variables(quantity, answers)
     variables |= _role_variables(question, plan, answers)
-    coords["role"] = ("role", np.array([role.name for role in question.roles()], dtype=object))
     similarity = np.stack([answer.similarity_HH for answer in answers])
     if not np.isnan(similarity).all():
         what = {"long_name": "cosine similarity of two heads' weights over all visible cells", "units": "1"}
@@ -172,7 +173,7 @@ def _dataset(
         if plan.sample is not None:
             errors = np.stack([answer.similarity_errors_HH for answer in answers])  # type: ignore[arg-type]
             variables["similarity_error"] = (("layer", "head", "head_other"), errors, _error_of("similarity", "1"))
-    result = xr.Dataset(variables, coords)
+    result = xr.Dataset(variables, coords).set_coords("role")
     used = {str(dim) for variable in result.data_vars.values() for dim in variable.dims}
     result = result.drop_dims([dim for dim in result.dims if dim not in used])
     return result.assign_attrs(
@@ -198,14 +199,29 @@ def _quantity_variables(asked: Asked, plan: Plan, quantity: Quantity, answers: S
         error = np.stack([answer.errors[name] for answer in answers])
         reach = float(stats.t.ppf((1 + asked.confidence) / 2, max(plan.replicates, 1)))
         found[f"{name}_error"] = (dims, error, _error_of(name, quantity.units))
-        for end, sign in (("low", -1), ("high", 1)):
+        ends = interval(value, reach * error, share=quantity.units == "1")
+        for end, limit in zip(("low", "high"), ends, strict=True):
             what = f"{end} end of the {asked.confidence:.0%} confidence interval of {name}, for the rows of this atlas"
-            found[f"{name}_{end}"] = (dims, value + sign * reach * error, {"long_name": what, "units": quantity.units})
+            found[f"{name}_{end}"] = (dims, limit, {"long_name": what, "units": quantity.units})
     if answers[0].document_errors and name in answers[0].document_errors:
         error = np.stack([answer.document_errors[name] for answer in answers])
         what = f"standard error of {name} over documents, as a sample of texts (jackknife)"
         found[f"{name}_document_error"] = (dims, error, {"long_name": what, "units": quantity.units})
     return found
+
+
+def interval(value: Floats, reach: Floats, *, share: bool) -> tuple[Floats, Floats]:
+    """Both ends of a confidence interval whose half width is `reach`, made on the logit of a share, else on the
+    logarithm: what attention gives is above 0 and skewed, and where a sample's mean is low, so is its error."""
+    inside = (value > 0) & (reach > 0) & ((value < 1) | (not share))
+    safe = np.where(inside, value, 0.5)
+    if share:
+        middle, width = np.log(safe / (1 - safe)), reach / (safe * (1 - safe))
+        ends = tuple(1 / (1 + np.exp(-(middle + sign * width))) for sign in (-1, 1))
+    else:
+        ends = tuple(np.exp(np.log(safe) + sign * reach / safe) for sign in (-1, 1))
+    low, high = (np.where(inside, end, value + sign * reach) for end, sign in zip(ends, (-1, 1), strict=True))
+    return low, high
 
 
 def _document_variables(quantity: Quantity, answers: Sequence[LayerAnswer]) -> dict[str, Any]:
@@ -222,7 +238,7 @@ def _document_variables(quantity: Quantity, answers: Sequence[LayerAnswer]) -> d
 
 
 def _role_variables(question: Question, plan: Plan, answers: Sequence[LayerAnswer]) -> dict[str, Any]:
-    roles = question.roles()
+    roles = [role for role in question.roles() if any(answer.role_rows[role.name].any() for answer in answers)]
     heads = len(plan.corpus.heads)
 
     def stacked(values: str, width: int) -> Floats:
@@ -247,6 +263,7 @@ def _role_variables(question: Question, plan: Plan, answers: Sequence[LayerAnswe
             ("role", "layer", "head"), has,
             {"long_name": "the score reaches the threshold, and twice the baseline"},
         ),
+        "role": (("role",), np.array([role.name for role in roles], dtype=object)),
         "role_definition": (("role",), np.array([role.definition for role in roles], dtype=object)),
     }  # fmt: skip
     if plan.sample is not None:

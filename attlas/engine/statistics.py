@@ -78,19 +78,21 @@ def statistic_names(*, same_axis: bool, sinks: bool) -> tuple[str, ...]:
     return tuple(s.name for s in STATISTICS if (same_axis or not s.same_axis) and (sinks or not s.sink_only))
 
 
-def gini_from_histogram(count_XB: NDArray[Any]) -> NDArray[np.float64]:
+def gini_from_histogram(count_XB: NDArray[Any], mass_XB: NDArray[Any] | None = None) -> NDArray[np.float64]:
     """Gini coefficient (...) of the weights counted in a histogram (..., B); NaN where it is empty.
 
-    Each weight stands at the geometric middle of its bin. On real attention the result is within 2e-3 of that of the
-    sorted weights for HISTOGRAM_BINS, and within 5e-5 for FINE_BINS.
+    mass_XB: the sum of the weights in each bin; without it each weight stands at the geometric middle of its bin. On
+    real attention the result is within 2e-3 of that of the sorted weights for HISTOGRAM_BINS, and within 1e-5 for
+    FINE_BINS with their sums.
     """
     bins = count_XB.shape[-1]
-    middle_B = 2.0 ** ((np.arange(bins) - bins + 0.5) * OCTAVES / bins)
-    mass_XB = np.cumsum(count_XB * middle_B, axis=-1)
-    before_XB = np.concatenate([np.zeros_like(mass_XB[..., :1]), mass_XB[..., :-1]], axis=-1)
-    cells, total = count_XB.sum(axis=-1), mass_XB[..., -1]
+    if mass_XB is None:
+        mass_XB = count_XB * 2.0 ** ((np.arange(bins) - bins + 0.5) * OCTAVES / bins)
+    sums_XB = np.cumsum(mass_XB, axis=-1)
+    before_XB = np.concatenate([np.zeros_like(sums_XB[..., :1]), sums_XB[..., :-1]], axis=-1)
+    cells, total = count_XB.sum(axis=-1), sums_XB[..., -1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: NDArray[np.float64] = 1 - (count_XB * (mass_XB + before_XB)).sum(axis=-1) / (cells * total)
+        found: NDArray[np.float64] = 1 - (count_XB * (sums_XB + before_XB)).sum(axis=-1) / (cells * total)
     return found
 
 

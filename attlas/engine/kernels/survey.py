@@ -40,7 +40,8 @@ class Survey:
     rows_HN: name -> (H, N) float32: the row statistics, `position_variance` (token^2) and `separator_weight`.
     distance_HNT: weight by distance; offset_HNO: weight at each offset; both zero for cross-attention. below_HNC: how
     many visible weights lie below each threshold.
-    count_XHB: counts of visible weights of each group of rows, int64, or int32 where the groups are rows. gram_HH: float64, sum over cells of A_h A_g;
+    count_XHB: counts of visible weights of each group of rows, int64, or int32 where the groups are rows; mass_XHB: the
+    sums of these weights, unless the groups are rows. gram_HH: float64, sum over cells of A_h A_g;
     gram_NHH: the same of every row, float32; one of the two, as asked for.
     """
 
@@ -49,6 +50,7 @@ class Survey:
     offset_HNO: Floats
     below_HNC: Floats
     count_XHB: NDArray[Any]
+    mass_XHB: NDArray[np.float64] | None
     gram_HH: NDArray[np.float64] | None
     gram_NHH: Floats | None
 
@@ -108,6 +110,7 @@ def survey(
     below_HNC = np.zeros((heads, rows, len(limit_C)), dtype=np.float32)
     lanes = 1 if row_gram else passes.LANES
     count_XHB = np.zeros((groups, heads, FINE_BINS), dtype=np.int32 if row_gram else np.int64)
+    mass_XHB = None if row_gram else np.zeros((groups, heads, FINE_BINS))
     gram_NHH = np.zeros((rows, heads, heads), dtype=np.float32) if row_gram else None
     gram_HH = torch.zeros(heads, heads, dtype=torch.float64)
     lock = threading.Lock()
@@ -117,6 +120,7 @@ def survey(
         first_group, last_group = int(group_N[begin]), int(group_N[end - 1])
         shape = (last_group - first_group + 1, heads, lanes, FINE_BINS)
         count_XHLB = np.zeros(shape, dtype=np.int32)
+        mass_XHLB = np.zeros(shape if mass_XHB is not None else (1,) * 4, dtype=np.float32)
         gram = torch.zeros(heads, heads, dtype=torch.float64)
         # contiguous copies of the accumulators for the compiled pass
         whole = (sums_HNS, largest_HN, argmax_HN, moment_HNM, distance_HNT, offset_HNO, below_HNC, picked_HNX)
@@ -128,7 +132,7 @@ def survey(
             survey_passes.survey(
                 tile.s_HQK, problem.scale, lse2, tile.lo_Q, tile.hi_Q, tile.own_Q, facts.own_N is not None,
                 problem.table_HR, tile.bias_Q, mark_K, edges_T, limit_C, sums, largest, argmax, moment, distance, offset,
-                below, tile.key, group_Q, count_XHLB, bins_K,
+                below, tile.key, group_Q, count_XHLB, mass_XHLB, bins_K,
             )  # fmt: skip
             passes.special(
                 tile.s_HQK, tile.key, tokens.first_N[at], tokens.own_N[at], tokens.special_S, tokens.order_M,
@@ -145,6 +149,8 @@ def survey(
         with lock:
             count_XHB[first_group : last_group + 1] += count_XHLB.sum(axis=2)
             gram_HH.add_(gram)
+            if mass_XHB is not None:
+                mass_XHB[first_group : last_group + 1] += mass_XHLB.sum(axis=2, dtype=np.float64)
 
     spread(block, problem.plan.blocks, start_N, stop_N)
     rows_HN: dict[str, NDArray[Any]] = {
@@ -174,6 +180,7 @@ def survey(
         offset_HNO=offset_HNO,
         below_HNC=below_HNC,
         count_XHB=count_XHB,
+        mass_XHB=mass_XHB,
         gram_HH=None if row_gram else gram_HH.numpy(),
         gram_NHH=gram_NHH,
     )

@@ -48,6 +48,25 @@ def _weigh(s_K: Any, bins_K: Any, scale: Any, lse2: Any, own: Any, sums: Any) ->
 
 
 @njit(**FAST)
+def _count_weights(a_K: Any, bins_K: Any, count_LB: Any, mass_LB: Any) -> None:
+    """Count weights into bins, and add them up, in four tables in turn, as `passes.count_bins` does."""
+    full = bins_K.shape[0] // passes.LANES * passes.LANES
+    for j in range(0, full, passes.LANES):
+        b0, b1, b2, b3 = bins_K[j], bins_K[j + 1], bins_K[j + 2], bins_K[j + 3]
+        count_LB[0, b0] += 1
+        count_LB[1, b1] += 1
+        count_LB[2, b2] += 1
+        count_LB[3, b3] += 1
+        mass_LB[0, b0] += a_K[j]
+        mass_LB[1, b1] += a_K[j + 1]
+        mass_LB[2, b2] += a_K[j + 2]
+        mass_LB[3, b3] += a_K[j + 3]
+    for j in range(full, bins_K.shape[0]):
+        count_LB[0, bins_K[j]] += 1
+        mass_LB[0, bins_K[j]] += a_K[j]
+
+
+@njit(**FAST)
 def _count_below(a_K: Any, threshold: Any) -> Any:
     count = np.float32(0)
     for j in range(a_K.shape[0]):
@@ -123,13 +142,14 @@ def survey(
     key0: Any,
     group_Q: Any,
     count_XHLB: Any,
+    mass_XHLB: Any,
     bins_K: Any,
 ) -> None:
     """Scores -> weights in place, zero outside the intervals; every accumulator is added to.
 
     scale, lse2_HQ, own_Q, table_HR, bias_Q: as in `passes.measure`. has_own: queries and keys lie on one token axis.
     mark_K: 1 for marked keys of the tile. limit_C: thresholds. group_Q: the row's place on the first axis of
-    count_XHLB, whose third is one table, or as many as `passes.count_bins` fills in turn.
+    count_XHLB, whose third is one table, or, with mass_XHLB beside, as many as are filled in turn.
     """
     heads, rows = s_HQK.shape[:2]
     reach = offset_HQO.shape[2] // 2
@@ -155,7 +175,7 @@ def survey(
                 for j in range(bins.shape[0]):
                     count_XHLB[group_Q[i], h, 0, bins[j]] += 1
             else:
-                passes.count_bins(bins, count_XHLB[group_Q[i], h])
+                _count_weights(seen, bins, count_XHLB[group_Q[i], h], mass_XHLB[group_Q[i], h])
             for c in range(limit_C.shape[0]):
                 below_HQC[h, i, c] += _count_below(seen, limit_C[c])
             _first_moments(seen, mark_K[lo:hi], first)
