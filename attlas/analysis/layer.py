@@ -21,17 +21,19 @@ from attlas.analysis.question import Question
 __all__ = ["LayerAnswer", "finish_layer"]
 
 Floats = NDArray[np.float64]
+_Values = dict[str, Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerAnswer:
-    """values, errors, document_errors: name -> (H, ...) of all documents together: the statistic, the standard error of
-    the sample, and that of documents as a sample of texts. scores, baselines, rows, score_errors: role -> (H,) or (1,).
+    """values, errors, freedoms, document_errors: name -> (H, ...) of all documents together: the statistic, the standard
+    error of the sample with its degrees of freedom, and that of documents as a sample of texts. scores, baselines, rows, score_errors: role -> (H,) or (1,).
     offset_H: the fixed offset with the largest weight. similarity_HH: cosine similarity of heads.
     """
 
     values: dict[str, Floats]
     errors: dict[str, Floats]
+    freedoms: dict[str, Floats]
     document_errors: dict[str, Floats]
     documents: DocumentValues
     scores: dict[str, Floats]
@@ -66,7 +68,7 @@ def finish_layer(
     values, scores = question.values(total), question.scores(total)
     similarity_HH = cosine(gram_HH)
     sampled, still = replicates > 0, total.coarse()
-    errors = _spread(question.values, still, moved) if sampled else {}
+    errors, freedoms = _spread(question.values, still, moved) if sampled else ({}, {})
     if question.one_document:
         documents = DocumentValues(
             document_U=np.zeros(1, dtype=np.int64), values=values, errors={n: e[None] for n, e in errors.items()}
@@ -79,10 +81,11 @@ def finish_layer(
     return LayerAnswer(
         values=_first(values),
         errors=errors,
+        freedoms=freedoms,
         document_errors=_left_out(question.values, total, grouped) if groups > 1 else {},
         documents=documents,
         scores=_first(scores),
-        score_errors=_spread(question.scores, still, moved) if sampled else {},
+        score_errors=_spread(question.scores, still, moved)[0] if sampled else {},
         baselines=_first({role.name: role.baseline(total) for role in question.roles()}),
         role_rows=_first({role.name: role.rows(total) for role in question.roles()}),
         offset_H=fixed,
@@ -113,10 +116,18 @@ def _first(values: dict[str, Floats]) -> dict[str, Floats]:
     return {name: value[0] for name, value in values.items()}
 
 
-def _spread(tell: Callable[[Sums], dict[str, Floats]], total: Sums, moved: Sums) -> dict[str, Floats]:
-    """Standard errors of a sample: the root of the summed squares of what each replicate changes."""
+def _spread(tell: Callable[[Sums], dict[str, Floats]], total: Sums, moved: Sums) -> tuple[_Values, _Values]:
+    """Standard errors of a sample, the root of the summed squares of what each replicate changes, and their degrees of
+    freedom: as many as there are replicates, fewer where a few of these make the error (Satterthwaite 1946)."""
     found = tell(total.shifted(moved))
-    return {name: np.sqrt(((found[name] - value) ** 2).sum(axis=0)) for name, value in tell(total).items()}
+    errors, freedoms = {}, {}
+    for name, value in tell(total).items():
+        squared = (found[name] - value) ** 2
+        summed, fourth = squared.sum(axis=0), (squared**2).sum(axis=0)
+        errors[name] = np.sqrt(summed)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            freedoms[name] = np.where(fourth > 0, np.clip(3 * summed**2 / fourth, 2, len(moved)), len(moved))
+    return errors, freedoms
 
 
 def _left_out(tell: Callable[[Sums], dict[str, Floats]], total: Sums, grouped: Sums) -> dict[str, Floats]:

@@ -197,7 +197,7 @@ def _quantity_variables(asked: Asked, plan: Plan, quantity: Quantity, answers: S
     found: dict[str, Any] = {name: (dims, value, told)}
     if plan.sample is not None:
         error = np.stack([answer.errors[name] for answer in answers])
-        reach = float(stats.t.ppf((1 + asked.confidence) / 2, max(plan.replicates, 1)))
+        reach = stats.t.ppf((1 + asked.confidence) / 2, np.stack([answer.freedoms[name] for answer in answers]))
         found[f"{name}_error"] = (dims, error, _error_of(name, quantity.units))
         ends = interval(value, reach * error, share=quantity.units == "1")
         for end, limit in zip(("low", "high"), ends, strict=True):
