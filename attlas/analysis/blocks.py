@@ -17,7 +17,7 @@ from attlas.analysis.corpus import Corpus
 from attlas.analysis.features import OFFSETS, SCALARS, Features
 from attlas.analysis.sampling import Sample, draw
 
-__all__ = ["Block", "Drawn", "Plan", "plan_blocks"]
+__all__ = ["Block", "Drawn", "Plan", "layer_blocks", "plan_blocks"]
 
 Indices = NDArray[np.int64]
 
@@ -101,7 +101,7 @@ def plan_blocks(
             corpus.queries_D, sample, seed=seed, kind=corpus.kind, layer=label
         )  # fmt: skip
         row_R = whole if drawn is None else whole[drawn.row_R]
-        blocks_of[layer] = tuple(_layer_blocks(corpus, layer, label, row_R, drawn, group_D, step))
+        blocks_of[layer] = tuple(_layer_blocks(corpus, layer, label, row_R, drawn, group_D, step, BLOCK_ROWS if drawn is None else SAMPLED_ROWS))
         replicates, rows = max(replicates, 0 if drawn is None else drawn.replicates), len(row_R)
         for block in blocks_of[layer]:
             most_rows = max(most_rows, len(block.row_R))
@@ -117,6 +117,15 @@ def plan_blocks(
         block_bytes=most_rows * (a_row + q_bytes) + q_bytes * min(span, step) + 2 * k_bytes * most_keys + 32 * 2**20,
         read_bytes=sum(len(blocks) for blocks in blocks_of.values()) and len(corpus.layers) * _read(corpus, q_bytes, k_bytes),
     )  # fmt: skip
+
+
+def layer_blocks(
+    corpus: Corpus, layer: int, label: int, sample: Sample, shard_tokens: int, most: int
+) -> Iterator[Block]:
+    """Blocks of a sample's rows, at most `most` in each, from the same shards."""
+    group_D = np.zeros(len(corpus.ids), dtype=np.int64)
+    row_R = _all_rows(corpus)[sample.row_R]
+    return _layer_blocks(corpus, layer, label, row_R, sample, group_D, shard_tokens, most)
 
 
 def _read(corpus: Corpus, q_bytes: int, k_bytes: int) -> int:
@@ -135,9 +144,15 @@ def _all_rows(corpus: Corpus) -> Indices:
 
 
 def _layer_blocks(
-    corpus: Corpus, layer: int, label: int, row_R: Indices, sample: Sample | None, group_D: Indices, step: int
+    corpus: Corpus,
+    layer: int,
+    label: int,
+    row_R: Indices,
+    sample: Sample | None,
+    group_D: Indices,
+    step: int,
+    most: int,
 ) -> Iterator[Block]:
-    most = BLOCK_ROWS if sample is None else SAMPLED_ROWS
     document_R = np.searchsorted(corpus.query_start_D, row_R, side="right") - 1
     edges = [0, *(np.flatnonzero(np.diff(row_R // step)) + 1).tolist(), len(row_R)]
     first_row_D = np.searchsorted(document_R, np.arange(len(corpus.ids)), side="left")

@@ -18,7 +18,7 @@ from attlas.analysis.measure import Part
 from attlas.analysis.quantities import FAR, best_offset, offset_scores
 from attlas.analysis.question import Question
 
-__all__ = ["LayerAnswer", "finish_layer"]
+__all__ = ["LayerAnswer", "cosine", "finish_layer"]
 
 Floats = NDArray[np.float64]
 _Values = dict[str, Floats]

@@ -103,7 +103,7 @@ QUANTITIES: tuple[Quantity, ...] = (
         bound="exact from factors; from stored statistics interpolated within a quarter octave of weight",
     ),
     Quantity(
-        name="quantile", definition="weight below which a share `level` of the visible cells lies", units="1",
+        name="weight_quantile", definition="weight below which a share `level` of the visible cells lies", units="1",
         needs=("counts",), dim="level",
         compute=lambda sums, levels: quantiles_from_histogram(_counts(sums), levels),
         bound="a factor of 1.022 from factors, 1.19 from stored statistics",

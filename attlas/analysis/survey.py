@@ -25,9 +25,8 @@ from attlas.engine.kernels.survey import distance_edges
 from attlas.engine.statistics import FINE_BINS, HISTOGRAM_BINS
 from attlas.errors import InputError
 from attlas.storage import Atlas
-from attlas.storage.schema import token_dim
 
-__all__ = ["LEVELS", "THRESHOLDS", "Asked", "plan_survey", "survey_atlas"]
+__all__ = ["LEVELS", "THRESHOLDS", "Asked", "interval", "plan_survey", "shard_tokens", "survey_atlas"]
 
 Floats = NDArray[np.float64]
 
@@ -90,7 +89,7 @@ def plan_survey(atlas: Atlas, asked: Asked) -> tuple[Plan, Question]:
     factor_bytes = (0, 0) if stored else tuple(4 * array.shape[1] * array.shape[3] for array in (q, k))  # type: ignore[union-attr]
     plan = plan_blocks(
         corpus, features, source="statistics" if stored else "factors",
-        shard_tokens=_shard_tokens(atlas, corpus.kind, corpus.query_axis),
+        shard_tokens=shard_tokens(atlas, corpus.kind),
         factor_bytes=(factor_bytes[0], factor_bytes[1]), sample=asked.sample, seed=asked.seed,
     )  # fmt: skip
     question = Question(
@@ -135,12 +134,10 @@ def survey_atlas(
     return keep_result(atlas, "survey", parameters, result) if save else result
 
 
-def _shard_tokens(atlas: Atlas, kind: str, axis: str) -> int:
+def shard_tokens(atlas: Atlas, kind: str) -> int:
     """Tokens in a shard of what lies on a kind's query axis."""
     array = atlas.root[f"{kind}/log_sum_exp"]
-    assert array.metadata.dimension_names[2] == token_dim(axis)  # type: ignore[union-attr,index]
-    shards = array.shards or array.chunks  # type: ignore[union-attr]
-    return int(shards[2])
+    return int((array.shards or array.chunks)[2])  # type: ignore[union-attr]
 
 
 def _dataset(

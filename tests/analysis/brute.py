@@ -62,7 +62,7 @@ def statistics(
         "effective_support": joined["support"].mean(),
         "gini": oracle.gini(cells),
         "sparsity": np.array([(cells < t).mean() for t in thresholds]),
-        "quantile": np.array([sizes[min(int(np.ceil(level * len(sizes))) - 1, len(sizes) - 1)] for level in levels]),
+        "weight_quantile": np.array([sizes[min(int(np.ceil(level * len(sizes))) - 1, len(sizes) - 1)] for level in levels]),
         "max_weight": cells.max(),
         "row_max": joined["max_weight"].mean(),
         "mean_weight": cells.mean(),

@@ -56,7 +56,7 @@ def check_statistics(
         got = found[f"{prefix}{name}"].sel(place).values
         if name == "gini":  # two of a document's few cells may share a bin
             np.testing.assert_allclose(got, value, rtol=3e-4 if cells < 100 else EXACT, atol=TINY, err_msg=name)
-        elif name == "quantile":
+        elif name == "weight_quantile":
             assert np.all(got <= value * FACTOR), (name, got, value)
             assert np.all(got >= value / FACTOR), (name, got, value)
         else:
