@@ -181,5 +181,7 @@ def _missing(atlas: Atlas, survey: xr.Dataset, name: str) -> str:
     if survey.attrs["exact"] == "no" and name == "max_weight":
         return "the largest weight of all cells cannot be told from a sample: leave the sample out, or ask for row_max"
     if atlas.keep == "statistics":
-        return f"{name} needs factors, and {atlas.name} keeps row statistics alone: capture it again with keep=\"factors\""
+        return (
+            f'{name} needs factors, and {atlas.name} keeps row statistics alone: capture it again with keep="factors"'
+        )
     return f"{name} has no meaning for {survey.attrs['kind']} attention, whose keys are another text"

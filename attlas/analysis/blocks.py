@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,11 @@ def plan_blocks(
             corpus.queries_D, sample, seed=seed, kind=corpus.kind, layer=label
         )  # fmt: skip
         row_R = whole if drawn is None else whole[drawn.row_R]
-        blocks_of[layer] = tuple(_layer_blocks(corpus, layer, label, row_R, drawn, group_D, step, BLOCK_ROWS if drawn is None else SAMPLED_ROWS))
+        blocks_of[layer] = tuple(
+            _layer_blocks(
+                corpus, layer, label, row_R, drawn, group_D, step, BLOCK_ROWS if drawn is None else SAMPLED_ROWS
+            )
+        )
         replicates, rows = max(replicates, 0 if drawn is None else drawn.replicates), len(row_R)
         for block in blocks_of[layer]:
             most_rows = max(most_rows, len(block.row_R))
@@ -115,7 +120,7 @@ def plan_blocks(
         corpus=corpus, features=features, source="statistics" if source == "statistics" else "factors", rows=rows,
         sample=None if exact else sample, seed=seed, blocks_of=blocks_of, groups=groups, replicates=replicates,
         block_bytes=most_rows * (a_row + q_bytes) + q_bytes * min(span, step) + 2 * k_bytes * most_keys + 32 * 2**20,
-        read_bytes=sum(len(blocks) for blocks in blocks_of.values()) and len(corpus.layers) * _read(corpus, q_bytes, k_bytes),
+        read_bytes=len(corpus.layers) * _read(corpus, q_bytes, k_bytes),
     )  # fmt: skip
 
 
@@ -157,7 +162,7 @@ def _layer_blocks(
     edges = [0, *(np.flatnonzero(np.diff(row_R // step)) + 1).tolist(), len(row_R)]
     first_row_D = np.searchsorted(document_R, np.arange(len(corpus.ids)), side="left")
     stop_row_D = np.searchsorted(document_R, np.arange(len(corpus.ids)), side="right")
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         parts = -(-(high - low) // most)
         for part in range(parts):
             begin, end = low + (high - low) * part // parts, low + (high - low) * (part + 1) // parts

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
+from attlas.analysis.load import source_of
 from attlas.analysis.pairs import Pairs, finish_pairs, measure_pairs, plan_pairs
 from attlas.analysis.results import find_result, keep_result
-from attlas.analysis.load import source_of
 from attlas.analysis.schedule import Moved, run_groups, workers_of
 from attlas.analysis.survey import Asked, plan_survey, shard_tokens, survey_atlas
 from attlas.errors import TierError
@@ -108,7 +108,7 @@ def _within(survey: xr.Dataset) -> xr.Dataset:
         ),
         "effective_heads": (
             "layer", number,
-            {"long_name": "exp(entropy of the eigenvalues of similarity / heads), Friedman and Dieng 2023", "units": "1"},
+            {"long_name": "exp(entropy of the eigenvalues of similarity / heads), a Vendi score", "units": "1"},
         ),
     }  # fmt: skip
     result = survey[names].assign(told)

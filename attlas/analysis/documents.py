@@ -57,9 +57,7 @@ def split_documents(
     return told, _part(block, documents, own, owner, number, cut)
 
 
-def join_documents(
-    question: Question, whole: Sequence[DocumentValues], cut: Sequence[DocumentSums]
-) -> DocumentValues:
+def join_documents(question: Question, whole: Sequence[DocumentValues], cut: Sequence[DocumentSums]) -> DocumentValues:
     """All documents of a layer, in the order of the corpus."""
     found = list(whole)
     some = [part for part in cut if len(part.document_U)]
@@ -87,7 +85,9 @@ def _joined(sums: Sums, number_U: Indices, parts: Sequence[DocumentSums]) -> Doc
     if not owned:
         none = np.zeros(0, dtype=np.int64)
         return DocumentSums(document_U=number_U, sums=sums, own=None, own_document=none, own_number=none)
-    pair = np.stack([np.concatenate([getattr(part, name) for part in parts]) for name in ("own_document", "own_number")])
+    pair = np.stack(
+        [np.concatenate([getattr(part, name) for part in parts]) for name in ("own_document", "own_number")]
+    )
     keys, place = np.unique(pair, axis=1, return_inverse=True)
     every = joined(owned)
     own = Sums.zeros(every.features, keys.shape[1], every.heads_UHF.shape[1])

@@ -1,5 +1,6 @@
-"""What is summed over rows: a vector of additive features a head, and one that no head changes. Everything analyses tell
-is a function of these sums, so sums over blocks, documents, samples and replicates are all alike.
+"""What is summed over rows: a vector of features a head, and one that no head changes.
+
+Everything that analyses tell is a function of these sums: blocks, documents, samples and replicates are all alike.
 
 Suffixes: U units (documents, groups of them, replicates), H heads, F features of a head, P plain features.
 """

@@ -26,8 +26,11 @@ _Values = dict[str, Floats]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerAnswer:
-    """values, errors, freedoms, document_errors: name -> (H, ...) of all documents together: the statistic, the standard
-    error of the sample with its degrees of freedom, and that of documents as a sample of texts. scores, baselines, rows, score_errors: role -> (H,) or (1,).
+    """One layer, told.
+
+    values, errors, freedoms, document_errors: name -> (H, ...) of all documents together: the statistic, the standard
+    error of the sample with its degrees of freedom, and that of documents as a sample of texts.
+    scores, score_errors: role -> (H,); baselines, role_rows: role -> (1,).
     offset_H: the fixed offset with the largest weight. similarity_HH: cosine similarity of heads.
     """
 
@@ -46,7 +49,13 @@ class LayerAnswer:
 
 
 def finish_layer(
-    parts: Sequence[Part], source: Source, kind: str, layer: int, packs: tuple[int, ...], question: Question, units: tuple[int, int]
+    parts: Sequence[Part],
+    source: Source,
+    kind: str,
+    layer: int,
+    packs: tuple[int, ...],
+    question: Question,
+    units: tuple[int, int],
 ) -> LayerAnswer:
     """Join the parts of a layer. units: how many jackknife groups, and replicates, there are."""
     groups, replicates = units
@@ -106,10 +115,10 @@ def cosine(gram_HH: Floats) -> Floats:
 
 def _stored_sums(source: Source, kind: str, layer: int, packs: tuple[int, ...], total: Sums) -> Floats:
     """Put the stored histograms of the packs into the sums; returns their Gram matrix."""
-    place = list(packs)
-    counts = np.asarray(source.array(f"{kind}/statistics/histogram").oindex[place, layer])
-    total.heads_UHF[0][:, total.features.place("counts")] = counts.sum(axis=0)
-    return np.asarray(source.array(f"{kind}/statistics/head_gram").oindex[place, layer]).sum(axis=0)
+    place = np.array(packs)
+    counts = np.asarray(source.array(f"{kind}/statistics/histogram").oindex[place, layer : layer + 1])
+    total.heads_UHF[0][:, total.features.place("counts")] = counts.sum(axis=(0, 1))
+    return np.asarray(source.array(f"{kind}/statistics/head_gram").oindex[place, layer : layer + 1]).sum(axis=(0, 1))
 
 
 def _first(values: dict[str, Floats]) -> dict[str, Floats]:

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from attlas.analysis.blocks import Block
-from attlas.analysis.features import LOCAL, OFFSETS, SCALARS, Features, Sums
 from attlas.analysis.documents import DocumentSums, DocumentValues, split_documents
-from attlas.analysis.question import Question
+from attlas.analysis.features import LOCAL, OFFSETS, SCALARS, Features, Sums
 from attlas.analysis.load import BlockRows, Source, load_factors, load_rows
+from attlas.analysis.question import Question
 from attlas.engine.kernels.survey import Survey, copies, survey
 
 __all__ = ["Part", "measure_block"]
@@ -74,7 +74,7 @@ def _measure(source: Source, block: Block, question: Question) -> Part:
     plain_RP = _plain(block, rows, features)
     gram: Survey | None = None
     if stored:
-        small_HRF, largest_HR, counts = _from_stored(source, block, rows, features), None, None
+        small_HRF, counts = _from_stored(source, block, rows, features), None
     else:
         gram = _through_kernel(source, block, rows, features)
         small_HRF, counts = _row_features(gram.rows_HN, gram, block, rows, features), gram.count_XHB

@@ -77,7 +77,8 @@ def measure_pairs(source: Source, block: Block, corpus: Corpus, workers: int) ->
 
 
 def finish_pairs(parts: Sequence[PairSums], _source: Source) -> Pairs:
-    gram_PP, distance_PP = (sum(getattr(part, name) for part in parts) for name in ("gram_PP", "distance_PP"))
+    gram_PP = np.add.reduce([part.gram_PP for part in parts])
+    distance_PP = np.add.reduce([part.distance_PP for part in parts])
     rows = sum(part.rows for part in parts)
     moved_gram, moved_distance = (
         np.sum([getattr(part, name) for part in parts], axis=0, dtype=np.float64)
@@ -98,7 +99,9 @@ def finish_pairs(parts: Sequence[PairSums], _source: Source) -> Pairs:
 def _compare(source: Source, block: Block, corpus: Corpus) -> PairSums:
     drawn = block.drawn
     assert drawn is not None
-    low_high = [_weights(source, block, layer, label) for layer, label in zip(corpus.layers, corpus.layer_labels, strict=True)]
+    low_high = [
+        _weights(source, block, layer, label) for layer, label in zip(corpus.layers, corpus.layer_labels, strict=True)
+    ]
     low, high = min(one[1] for one in low_high), max(one[1] + one[0].shape[2] for one in low_high)
     pairs = len(corpus.layers) * len(corpus.heads)
     a_PRK = np.zeros((pairs, len(block.row_R), high - low), dtype=np.float32)

@@ -25,8 +25,11 @@ STORED_FEATURES = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """features: what is summed. levels: of the quantiles. stored: the sums come from stored row statistics. sampled:
-    from a sample of the rows. counted: whether stored histograms are of exactly the chosen documents. one_document: what is told of it is told of all.
+    """A survey's question.
+
+    features: what is summed. levels: of the quantiles. stored: the sums come from stored row statistics. sampled: from
+    a sample of the rows. counted: stored histograms are of exactly the chosen documents. one_document: what is told of
+    it is told of all.
     """
 
     features: Features

@@ -96,7 +96,9 @@ def _path(atlas: Atlas, name: str, parameters: Mapping[str, Any]) -> str:
 
 def _writable(result: xr.Dataset) -> xr.Dataset:
     """Text as objects, which Zarr keeps at any length; booleans as they are."""
-    texts = {name: variable.astype(object) for name, variable in result.variables.items() if variable.dtype.kind in "UT"}
+    texts = {
+        name: variable.astype(object) for name, variable in result.variables.items() if variable.dtype.kind in "UT"
+    }
     coords = {name: (v.dims, np.asarray(v.values), v.attrs) for name, v in texts.items()}
     return result.assign_coords({n: v for n, v in coords.items() if n in result.coords}).assign(
         {n: v for n, v in coords.items() if n not in result.coords}

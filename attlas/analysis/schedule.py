@@ -1,4 +1,4 @@
-"""Running tasks: on this process's threads, on Ray, or on a dask.distributed cluster. The same tasks, the same numbers."""
+"""Running tasks: on this process's threads, on Ray, or on a dask.distributed cluster; the same tasks and numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import dask
+from dask.base import compute
 from dask.callbacks import Callback
+from dask.delayed import delayed
 from zarr.storage import MemoryStore
 
 from attlas.errors import ClusterError, InputError
@@ -28,7 +29,9 @@ BETWEEN_LOOKS = 0.1
 def check_scheduler(scheduler: str, store: Any) -> None:
     """Raise InputError where there is no such scheduler, or its workers could not reach the store."""
     if scheduler not in {"threads", "ray"} and "://" not in scheduler:
-        raise InputError(f"there is no scheduler {scheduler!r}: choose threads, ray, or an address like tcp://host:8786")
+        raise InputError(
+            f"there is no scheduler {scheduler!r}: choose threads, ray, or an address like tcp://host:8786"
+        )
     if scheduler != "threads" and isinstance(store, MemoryStore):
         raise InputError("an atlas in this process's memory is out of the workers' reach: use --scheduler threads")
 
@@ -50,17 +53,17 @@ def run_groups(
 
     A task is (function, arguments), called as function(shared, *arguments). Raises ClusterError, or what a task raises.
     """
-    held = dask.delayed(shared, pure=False)
+    held = delayed(shared, pure=False)
     joins, total = [], sum(len(tasks) for tasks, _, _ in groups)
     for tasks, join, more in groups:
-        parts = [dask.delayed(function, pure=False)(held, *arguments) for function, arguments in tasks]
-        joins.append(dask.delayed(join, pure=False)(parts, held, *more))
+        parts = [delayed(function, pure=False)(held, *arguments) for function, arguments in tasks]
+        joins.append(delayed(join, pure=False)(parts, held, *more))
     moved = progress or (lambda _done, _total: None)
     names = frozenset(function.__name__ for tasks, _, _ in groups for function, _ in tasks)
     moved(0, total)
     if scheduler == "threads":
         with _Counting(names, total, moved):
-            found = dask.compute(*joins, scheduler="threads", num_workers=workers_of(scheduler, workers))
+            found = compute(*joins, scheduler="threads", num_workers=workers_of(scheduler, workers))
     elif scheduler == "ray":
         found = _on_ray(joins, names, total, moved)
     else:
@@ -91,7 +94,7 @@ def _on_ray(joins: list[Any], names: frozenset[str], total: int, moved: Moved) -
     submitted: list[Any] = []
     ended = threading.Event()
 
-    class Submitted(RayDaskCallback):  # type: ignore[misc]
+    class Submitted(RayDaskCallback):
         def _ray_postsubmit(self, _task: Any, key: Any, _deps: Any, object_ref: Any) -> None:
             if str(key).rsplit("-", 5)[0] in names:
                 submitted.append(object_ref)
@@ -109,7 +112,7 @@ def _on_ray(joins: list[Any], names: frozenset[str], total: int, moved: Moved) -
         watcher.start()
         try:
             with enable_dask_on_ray(), Submitted():
-                found: tuple[Any, ...] = dask.compute(*joins)
+                found: tuple[Any, ...] = compute(*joins)
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         finally:

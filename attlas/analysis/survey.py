@@ -76,9 +76,7 @@ def plan_survey(atlas: Atlas, asked: Asked) -> tuple[Plan, Question]:
     corpus = find_corpus(atlas, kind=asked.kind, documents=asked.documents, layers=asked.layers)
     stored = atlas.keep == "statistics"
     if stored and asked.sample is not None:
-        raise InputError(
-            f"{atlas.name} keeps row statistics, from which exact answers are quick: leave --sample out"
-        )
+        raise InputError(f"{atlas.name} keeps row statistics, from which exact answers are quick: leave --sample out")
     features = Features(
         thresholds=asked.thresholds,
         edges=tuple(int(edge) for edge in distance_edges(int(corpus.keys_D.max()))),
@@ -109,7 +107,7 @@ def survey_atlas(
     save: bool = True,
     progress: Moved | None = None,
 ) -> xr.Dataset:
-    """The whole survey as one Dataset; see `attlas.analysis.statistics`, `head_roles` and `head_diversity` for its parts.
+    """The survey as one Dataset; see `attlas.analysis.statistics`, `head_roles` and `head_diversity` for its parts.
 
     Kept in the atlas where `save`, and taken from there when the same comes again. Raises InputError, TierError,
     ClusterError, CorruptAtlasError.
@@ -140,9 +138,7 @@ def shard_tokens(atlas: Atlas, kind: str) -> int:
     return int((array.shards or array.chunks)[2])  # type: ignore[union-attr]
 
 
-def _dataset(
-    atlas: Atlas, asked: Asked, plan: Plan, question: Question, answers: Sequence[LayerAnswer]
-) -> xr.Dataset:
+def _dataset(atlas: Atlas, asked: Asked, plan: Plan, question: Question, answers: Sequence[LayerAnswer]) -> xr.Dataset:
     corpus, features = plan.corpus, plan.features
     edges = np.array(features.edges)
     coords: dict[str, Any] = {
@@ -168,7 +164,7 @@ def _dataset(
         what = {"long_name": "cosine similarity of two heads' weights over all visible cells", "units": "1"}
         variables["similarity"] = (("layer", "head", "head_other"), similarity, what)
         if plan.sample is not None:
-            errors = np.stack([answer.similarity_errors_HH for answer in answers])  # type: ignore[arg-type]
+            errors = np.stack([one for one in (answer.similarity_errors_HH for answer in answers) if one is not None])
             variables["similarity_error"] = (("layer", "head", "head_other"), errors, _error_of("similarity", "1"))
     result = xr.Dataset(variables, coords).set_coords("role")
     used = {str(dim) for variable in result.data_vars.values() for dim in variable.dims}
@@ -266,7 +262,7 @@ def _role_variables(question: Question, plan: Plan, answers: Sequence[LayerAnswe
     if plan.sample is not None:
         found["role_error"] = (("role", "layer", "head"), stacked("score_errors", heads), _error_of("role_score", "1"))
     if answers[0].offset_H is not None:
-        fixed = np.stack([answer.offset_H for answer in answers])  # type: ignore[arg-type]
+        fixed = np.stack([one for one in (answer.offset_H for answer in answers) if one is not None])
         told = {"long_name": "fixed offset, key - query, with the largest mean weight", "units": "token"}
         found["fixed_offset"] = (("layer", "head"), fixed, told)
     return found

@@ -65,7 +65,14 @@ def encode(values: NDArray[Any], *, inner: int, used: int, axis: int) -> NDArray
 
 
 def decode(
-    shard: NDArray[np.uint8], *, shape: tuple[int, ...], dtype: np.dtype[Any], inner: int, axis: int, fill: Any, name: str
+    shard: NDArray[np.uint8],
+    *,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    inner: int,
+    axis: int,
+    fill: Any,
+    name: str,
 ) -> NDArray[Any]:
     """The values of a whole shard from its bytes, the reverse of `encode`; chunks left out hold `fill`.
 

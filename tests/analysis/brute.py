@@ -41,9 +41,7 @@ def statistics(
     rows: dict[str, list[Float]] = {}
     cells = np.concatenate([d.a_QK[d.visible_QK] for d in documents])
     for d in documents:
-        found = oracle.row_statistics(
-            d.a_QK, d.visible_QK, d.ids_Q, d.ids_K, d.special_K, same_axis=d.same_axis
-        )
+        found = oracle.row_statistics(d.a_QK, d.visible_QK, d.ids_Q, d.ids_K, d.special_K, same_axis=d.same_axis)
         visible = d.visible_QK.sum(1)
         found["support"] = np.exp(found["entropy"])
         found["normalised"] = np.where(visible > 1, found["entropy"] / np.log(np.maximum(visible, 2)), np.nan)
@@ -62,7 +60,9 @@ def statistics(
         "effective_support": joined["support"].mean(),
         "gini": oracle.gini(cells),
         "sparsity": np.array([(cells < t).mean() for t in thresholds]),
-        "weight_quantile": np.array([sizes[min(int(np.ceil(level * len(sizes))) - 1, len(sizes) - 1)] for level in levels]),
+        "weight_quantile": np.array(
+            [sizes[min(int(np.ceil(level * len(sizes))) - 1, len(sizes) - 1)] for level in levels]
+        ),
         "max_weight": cells.max(),
         "row_max": joined["max_weight"].mean(),
         "mean_weight": cells.mean(),
@@ -103,7 +103,7 @@ def roles(documents: list[Dense], *, uniform: bool = False) -> dict[str, float]:
     for d in documents:
         a_QK = d.visible_QK / d.visible_QK.sum(1, keepdims=True) if uniform else d.a_QK
         for i in range(a_QK.shape[0]):
-            seen = np.flatnonzero(d.visible_QK[i])
+            seen = np.flatnonzero(d.visible_QK[i]).tolist()
             if len(seen) < 2:
                 continue
 

@@ -22,11 +22,12 @@ def intervals() -> tuple[xr.Dataset, list[xr.Dataset]]:
     """The exact survey, and the same from 200 seeds at 240 of 1,200 rows, of six documents of unequal lengths."""
     made = synthetic((260, 140, 200, 180, 120, 300), seed=7, layers=(0,), heads=4, block=512, pack_tokens=1200)
     atlas = write(made, "coverage")
-    asked = {"thresholds": (0.001, 0.01, 0.1)}
+    limits = (0.001, 0.01, 0.1)
     found = [
-        survey_atlas(atlas, Asked(sample=240, seed=seed, **asked), save=False, workers=1) for seed in range(SEEDS)
+        survey_atlas(atlas, Asked(sample=240, seed=seed, thresholds=limits), save=False, workers=1)
+        for seed in range(SEEDS)
     ]
-    return survey_atlas(atlas, Asked(**asked), save=False), found
+    return survey_atlas(atlas, Asked(thresholds=limits), save=False), found
 
 
 def test_intervals_hold_the_exact_value(intervals: tuple[xr.Dataset, list[xr.Dataset]]) -> None:
@@ -78,9 +79,7 @@ def test_a_sample_does_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.Mon
 
 def test_seeds_differ_and_repeat() -> None:
     atlas = write(synthetic((150, 90, 200), seed=9), "seeds")
-    one, same, other = (
-        survey_atlas(atlas, Asked(sample=60, seed=seed), save=False).entropy for seed in (1, 1, 2)
-    )
+    one, same, other = (survey_atlas(atlas, Asked(sample=60, seed=seed), save=False).entropy for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert (np.abs(one - other) > 1e-6).all()
 

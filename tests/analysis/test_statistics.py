@@ -106,8 +106,8 @@ def test_documents_that_span_blocks_equal_brute_force(monkeypatch: pytest.Monkey
         check_statistics(found, {"layer": 1, "head": 2, "document": f"doc-{i}"}, expected, prefix="document_")
 
 
-def test_stored_row_statistics_give_the_same(rng_seed: int = 5) -> None:
-    made = synthetic(seed=rng_seed)
+def test_stored_row_statistics_give_the_same() -> None:
+    made = synthetic(seed=5)
     factors, stored = (survey_atlas(write(made, f"tier-{keep}", keep), ASKED) for keep in ("factors", "statistics"))
     assert stored.attrs["source"] == "stored row statistics"
     for name in ("entropy", "normalised_entropy", "row_max", "mean_distance", "first_share", "std_weight"):
@@ -178,8 +178,10 @@ def test_real_models_equal_their_eager_attention(real: str, request: pytest.Fixt
     dense: dict[int, list[Any]] = {layer: [] for layer in layers}
     for text in texts:
         ids = tokenizer(text).input_ids
-        tokens = [tokenizer.decode([i]).strip(" ") for i in ids]
-        marks = np.array([i in special or (bool(t) and set(t) <= set(".,;:!?\n\r")) for i, t in zip(ids, tokens, strict=True)])
+        tokens = [str(tokenizer.decode([i])).strip(" ") for i in ids]
+        marks = np.array(
+            [i in special or (bool(t) and set(t) <= set(".,;:!?\n\r")) for i, t in zip(ids, tokens, strict=True)]
+        )
         with torch.no_grad():
             out = model(input_ids=torch.tensor([ids]), output_attentions=True).attentions
         for layer in layers:

@@ -1,8 +1,8 @@
 """The survey kernel: everything that analyses ask of rows of weights, in one pass over tiles that stay in the cache.
 
 Row statistics as in `cpu.row_statistics`, and beside them the variance of the attended position, the weight on marked
-keys, the weight by distance and by offset, histograms of groups of rows, and the Gram matrix of the heads, summed or row
-by row. Runs on the CPU, over any rows of any documents that lie side by side.
+keys, the weight by distance and by offset, histograms of groups of rows, and the Gram matrix of the heads, summed or
+row by row. Runs on the CPU, over any rows of any documents that lie side by side.
 
 Suffixes: H query heads, G kv heads, N query rows, M keys, Q and K those of one tile, D features, T distance bins,
 O offsets, C thresholds, B fine histogram bins, X groups of rows.
@@ -92,7 +92,8 @@ def survey(
     """Survey rows whose log-sum-exp (H, N) is known.
 
     start_N, stop_N: key intervals, not empty, in indices into the M keys. marked_M: separators. edges_T: of the
-    distance bins. limit_C: thresholds. group_N: ascending, the group of each row, of `groups`. row_gram: the Gram matrix of each row.
+    distance bins. limit_C: thresholds. group_N: ascending, the group of each row, of `groups`. row_gram: the Gram matrix
+    of each row, and each a group of its own.
     Memory: a tile and its row sums a thread, a float32 copy of factors that are not, and what is returned.
     """
     heads, rows, _ = q_HND.shape
@@ -123,7 +124,16 @@ def survey(
         mass_XHLB = np.zeros(shape if mass_XHB is not None else (1,) * 4, dtype=np.float32)
         gram = torch.zeros(heads, heads, dtype=torch.float64)
         # contiguous copies of the accumulators for the compiled pass
-        whole = (sums_HNS, largest_HN, argmax_HN, moment_HNM, distance_HNT, offset_HNO, below_HNC, picked_HNX)
+        whole: tuple[NDArray[Any], ...] = (
+            sums_HNS,
+            largest_HN,
+            argmax_HN,
+            moment_HNM,
+            distance_HNT,
+            offset_HNO,
+            below_HNC,
+            picked_HNX,
+        )
         sums, largest, argmax, moment, distance, offset, below, picked = (array[:, at].copy() for array in whole)
         bins_K = np.empty(problem.plan.keys, dtype=np.uint16)
         lse2, group_Q = lse2_HN[:, at].copy(), group_N[at] - first_group
@@ -131,8 +141,8 @@ def survey(
             mark_K = mark_M[tile.key : tile.key + tile.s_HQK.shape[2]]
             survey_passes.survey(
                 tile.s_HQK, problem.scale, lse2, tile.lo_Q, tile.hi_Q, tile.own_Q, facts.own_N is not None,
-                problem.table_HR, tile.bias_Q, mark_K, edges_T, limit_C, sums, largest, argmax, moment, distance, offset,
-                below, tile.key, group_Q, count_XHLB, mass_XHLB, bins_K,
+                problem.table_HR, tile.bias_Q, mark_K, edges_T, limit_C, sums, largest, argmax, moment, distance,
+                offset, below, tile.key, group_Q, count_XHLB, mass_XHLB, bins_K,
             )  # fmt: skip
             passes.special(
                 tile.s_HQK, tile.key, tokens.first_N[at], tokens.own_N[at], tokens.special_S, tokens.order_M,
