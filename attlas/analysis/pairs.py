@@ -86,8 +86,8 @@ def finish_pairs(parts: Sequence[PairSums], _source: Source) -> Pairs:
     )
     cosine_PP = cosine(gram_PP)
     squared = np.zeros_like(cosine_PP)
-    for moved_PP in moved_gram:
-        squared += (cosine(gram_PP + moved_PP) - cosine_PP) ** 2
+    for group in range(GROUPS):
+        squared += (cosine(gram_PP + moved_gram[group]) - cosine_PP) ** 2
     return Pairs(
         cosine_PP=cosine_PP,
         cosine_error_PP=np.sqrt(squared),

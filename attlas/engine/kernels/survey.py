@@ -92,8 +92,8 @@ def survey(
     """Survey rows whose log-sum-exp (H, N) is known.
 
     start_N, stop_N: key intervals, not empty, in indices into the M keys. marked_M: separators. edges_T: of the
-    distance bins. limit_C: thresholds. group_N: ascending, the group of each row, of `groups`. row_gram: the Gram matrix
-    of each row, and each a group of its own.
+    distance bins. limit_C: thresholds. group_N: ascending, the group of each row, of `groups`. row_gram: the Gram
+    matrix of each row, and each a group of its own.
     Memory: a tile and its row sums a thread, a float32 copy of factors that are not, and what is returned.
     """
     heads, rows, _ = q_HND.shape
