@@ -129,7 +129,7 @@ def _on_cluster(joins: list[Any], address: str, sizes: list[int], moved: Moved) 
         futures = client.compute(joins)
         place = {future.key: size for future, size in zip(futures, sizes, strict=True)}
         done = 0
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             done += place[future.key]
             if future.status == "finished":
                 moved(done, sum(sizes))

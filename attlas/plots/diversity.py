@@ -57,7 +57,7 @@ def diversity_matrix(found: xr.Dataset) -> Figure:
             panels[1, 1].set_xlabel(f"{len(order)} heads in the order of the dendrogram; white lines: clusters")
         figure.colorbar(image, ax=panels[1, 1], label="Jensen-Shannon distance", shrink=0.6, pad=0.01)
         figure.colorbar(strip, ax=panels[1, 1], label="layer", shrink=0.6, pad=0.02)
-        title(figure, found, "How unlike heads are")
+        title(figure, found, "How unlike heads are", rows=_rows(found))
     return figure
 
 
@@ -87,9 +87,12 @@ def head_plane(found: xr.Dataset) -> Figure:
         panel.set_xticks([])
         panel.set_yticks([])
         panel.set_xlabel(f"metric MDS, stress {found.plane.attrs.get('stress', float('nan')):.2f}")
-        panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.03), ncols=4)
+        told = panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.03), ncols=4)
+        for handle in told.legend_handles:
+            handle.set_facecolor(INK)
+        panel.spines[["left", "bottom"]].set_visible(False)
         figure.colorbar(mpl.cm.ScalarMappable(scale, SEQUENTIAL), ax=panel, label="layer", shrink=0.7)
-        title(figure, found, "A map of heads: near ones attend alike")
+        title(figure, found, "A map of heads: near ones attend alike", rows=_rows(found))
     return figure
 
 
@@ -104,6 +107,10 @@ def _to_label(place: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> list[
         if len(taken) == LABELLED:
             break
     return taken
+
+
+def _rows(found: xr.Dataset) -> str:
+    return f"{found.attrs['pair_rows']:,} sampled query rows"
 
 
 def _check(found: xr.Dataset) -> None:

@@ -115,7 +115,7 @@ def _draw_leading(panel: Any, roles: xr.Dataset) -> None:
         panel.plot([float(roles.role_threshold[i])] * 2, span, color=INK, lw=1.2)
         panel.plot([float(np.nanmean(roles.role_baseline.values[i]))] * 2, span, color="#b3361b", lw=1.2, ls=":")
     panel.set_yticks([i * step + (BARS - 1) / 2 for i in range(len(names))], names)
-    panel.invert_yaxis()
+    panel.set_ylim(len(names) * step + 1.5, -1)
     panel.set_xlim(0, 1.12)
     panel.set_xlabel("score")
     panel.tick_params(axis="y", length=0)
@@ -124,7 +124,7 @@ def _draw_leading(panel: Any, roles: xr.Dataset) -> None:
         mpl.lines.Line2D([], [], color=INK, lw=1.2, label="threshold"),
         mpl.lines.Line2D([], [], color="#b3361b", lw=1.2, ls=":", label="evenly spread"),
     ]
-    panel.legend(handles=lines, loc="lower right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8)
+    panel.legend(handles=lines, loc="lower right", frameon=False, fontsize=8, ncols=2)
 
 
 def _draw_diversity(panel: Any, diversity: xr.Dataset) -> None:

@@ -39,6 +39,7 @@ def layer_means(found: xr.Dataset, names: Sequence[str] | None = None) -> Figure
             panel.set_title(name.replace("_", " "))
             panel.set_ylabel("" if found[name].attrs["units"] == "1" else found[name].attrs["units"])
             label_axis(panel.xaxis, found["layer"].values, room=8)
+            _hold_still(panel, values)
         for panel in panels[len(chosen) :]:
             panel.set_visible(False)
         figure.supxlabel("layer", fontsize=9, color=INK)
@@ -56,7 +57,10 @@ def histograms(found: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
         for panel, name in zip(panels, chosen, strict=False):
             values = found[name].values.ravel()
             values = values[np.isfinite(values)]
-            panel.hist(values, bins=min(30, max(5, len(values) // 4)), color="#4c86a8")
+            middle = float(values.mean()) if len(values) else 0.0
+            alike = len(values) and np.ptp(values) <= 1e-4 * abs(middle)
+            around = (0.0, 2 * middle if middle > 0 else 1.0) if alike else None
+            panel.hist(values, bins=min(30, max(5, len(values) // 4)), range=around, color="#4c86a8")
             panel.set_title(name.replace("_", " "))
             units = found[name].attrs["units"]
             panel.set_xlabel("" if units == "1" else units)
@@ -121,9 +125,10 @@ def distance_decay(found: xr.Dataset) -> Figure:
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         ticks = [0.5, *(2.0**p for p in range(0, int(np.log2(max(stop[-1], 2))) + 1))]
-        step = max(1, len(ticks) // 9)
+        step = max(1, -(-len(ticks) // 9))
         panel.set_xticks(ticks[::step], ["0" if t < 1 else f"{t:g}" for t in ticks[::step]])
         panel.minorticks_off()
+        panel.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
         panel.set_xlabel("distance |i - j| (tokens)")
         panel.set_ylabel("weight on one key at this distance")
         if len(layers) <= FEW_COLOURS:
@@ -133,6 +138,13 @@ def distance_decay(found: xr.Dataset) -> Figure:
             figure.colorbar(scale, ax=panel, label="layer", shrink=0.8)
         title(figure, found, "How weight falls with distance, mean over the heads of a layer")
     return figure
+
+
+def _hold_still(panel: Any, values: Any) -> None:
+    """Values that are all alike get an axis on which their rounding is not seen."""
+    middle = float(np.nanmean(values))
+    if np.nanmax(values) - np.nanmin(values) <= 1e-4 * abs(middle):
+        panel.set_ylim(0, 2 * middle if middle > 0 else 1)
 
 
 def _chosen(found: xr.Dataset, names: Sequence[str] | None) -> list[str]:

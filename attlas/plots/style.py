@@ -71,13 +71,14 @@ def grid_of(count: int, *, most: int = 4) -> tuple[int, int]:
     return -(-count // columns), columns
 
 
-def title(figure: Figure, dataset: Any, what: str) -> None:
+def title(figure: Figure, dataset: Any, what: str, *, rows: str | None = None) -> None:
     """What is shown, of which model and how much text."""
     attributes = dataset.attrs
     model = Path(str(attributes.get("model", ""))).name
-    rows = f"{attributes.get('rows_used', attributes.get('rows', 0)):,} of {attributes.get('rows', 0):,} query rows"
-    if attributes.get("exact") == "yes":
+    if rows is None and attributes.get("exact") == "yes":
         rows = f"all {attributes['rows']:,} query rows"
+    elif rows is None:
+        rows = f"{attributes.get('rows_used', 0):,} of {attributes.get('rows', 0):,} query rows, sampled"
     count = attributes.get("documents", 1)
     figure.suptitle(
         f"{what}\n{model}, {attributes.get('kind', 'self')} attention, {count:,} document{'s'[: count != 1]}, {rows}",
