@@ -1,5 +1,7 @@
-"""Statistics and diversity of every head from factors, exact and sampled, against materialised float16 maps read through
-dask.array and the same computed with numpy functions. One document; interleaved; median of the repeats.
+"""Statistics and diversity of every head from factors, exact and sampled, against materialised float16 maps.
+
+The maps are read through dask.array, and the same computed with numpy functions. One document; interleaved; median of
+the repeats.
 
 python benchmarks/analysis.py MODEL TEXT.txt --tokens 4096 --sample 5% --repeats 3 --folder SCRATCH
 """
@@ -68,7 +70,7 @@ def dense_block(a_HQK: Any, first_row: int, ids: Any, marks: Any, edges: Any) ->
 def from_maps(store: Path, document: str, ids: Any, marks: Any, edges: Any) -> dict[str, Any]:
     """The sums of every layer and head from materialised maps, each block read through dask.array."""
     maps = attlas.open_atlas(store).root[f"self/maps/{document}/attention"]
-    layers, heads, queries, keys = maps.shape  # type: ignore[union-attr]
+    _, heads, _, keys = maps.shape  # type: ignore[union-attr]
     array = da.from_array(maps, chunks=(1, heads, BLOCK, keys), name=False)  # type: ignore[no-untyped-call]
 
     def task(block: Any, block_info: Any = None) -> Any:
@@ -140,7 +142,8 @@ def compare(place: Path, share: float, repeats: int) -> None:
         click.echo(f"{name:<34} {middle[name]:8.2f} s  ({min(found):.2f} to {max(found):.2f})")
     slow, exact, quick = middle.values()
     click.echo(
-        f"exact from factors is {slow / exact:.1f} x faster than maps; {share:.0%} of rows {exact / quick:.1f} x faster than exact"
+        f"exact from factors is {slow / exact:.1f} x faster than maps; "
+        f"{share:.0%} of rows {exact / quick:.1f} x faster than exact"
     )
     check(results, corpus.rows, sample)
 
@@ -150,8 +153,9 @@ def check(results: dict[str, Any], rows: int, sample: int) -> None:
     maps, exact, sampled = results["maps"], results["factors None"], results[f"factors {sample}"]
     ends = np.arange(1, rows + 1).sum()
     told = {
-        "entropy": maps["entropy"] / rows, "effective_support": maps["support"] / rows, "mean_distance": maps["distance"] / rows,
-        "first_share": maps["first"] / rows, "position_variance": maps["variance"] / rows, "row_max": maps["maximum"] / rows,
+        "entropy": maps["entropy"] / rows, "effective_support": maps["support"] / rows,
+        "mean_distance": maps["distance"] / rows, "first_share": maps["first"] / rows,
+        "position_variance": maps["variance"] / rows, "row_max": maps["maximum"] / rows,
         "std_weight": np.sqrt(maps["squared"] / ends - (maps["mass"] / ends) ** 2),
     }  # fmt: skip
     for name, value in told.items():

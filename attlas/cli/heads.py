@@ -35,7 +35,7 @@ SIGNS = {
     default=64,
     show_default=True,
     help="Query rows on which heads of different layers are compared.",
-)  # noqa: E501
+)
 @click.option("--probe", "model", metavar="MODEL", help="Also score the model's heads on repeated random tokens.")
 @click.option(
     "--leading", type=click.IntRange(1), default=LEADING, show_default=True, help="Heads to name of each role."
@@ -44,12 +44,12 @@ SIGNS = {
     "--figure",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw the map and the roles as .png, .pdf or .svg.",
-)  # noqa: E501
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a row for each head and role: .csv, .json or .parquet.",  # noqa: E501
+    help="Write a row for each head and role: .csv, .json or .parquet.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print roles and diversity as JSON.")
 @job_options

@@ -47,14 +47,15 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 
 
 NUMBERS = Numbers()
+KINDS = ("self", "encoder", "decoder", "cross")
 
 
 def job_options(command: F) -> F:
     """Options that choose what a job looks at, and where it runs."""
     for option in reversed(
         (
-            click.option("--kind", type=click.Choice(["self", "encoder", "decoder", "cross"]), help="[default: the first]"),
-            click.option("--document", "documents", multiple=True, help="A document's id; may be given again. [default: all]"),
+            click.option("--kind", type=click.Choice(KINDS), help="[default: the first]"),
+            click.option("--document", "documents", multiple=True, help="One document, or again, more. [default: all]"),
             click.option("--layers", type=LAYERS, help="Layers, such as 0,4:8,-1. [default: all]"),
             click.option(
                 "--sample", type=Sample(),
@@ -69,7 +70,8 @@ def job_options(command: F) -> F:
             click.option("--explain", is_flag=True, help="Print what would be read, and the memory, and stop."),
             click.option("--save/--no-save", default=True, show_default=True, help="Keep the answer in the atlas."),
             click.option(
-                "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
+                "--storage-option", "storage_options", multiple=True, callback=storage_option,
+                help="key=value for a URL.",
             ),
         )
     ):  # fmt: skip
@@ -134,7 +136,7 @@ def print_plan(plan: Any, store: str) -> None:
             table.add_row("read", f"at most {human_bytes(plan.read_bytes)}, once for each block that needs it")
         table.add_row(
             "memory",
-            f"at most {human_bytes(plan.memory_bytes)}: {plan.workers} at work x {human_bytes(plan.block_bytes)} a block",
+            f"at most {human_bytes(plan.memory_bytes)}: {plan.workers} tasks x {human_bytes(plan.block_bytes)} a block",
         )
     out.print(table)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
@@ -33,9 +34,7 @@ def diversity_matrix(found: xr.Dataset) -> Figure:
             2, 2, width_ratios=[0.25, size], height_ratios=[0.9, size], gridspec_kw={"wspace": 0.01, "hspace": 0.01}
         )
         panels[0, 0].set_visible(False)
-        dendrogram(
-            found.merges.values, ax=panels[0, 1], no_labels=True, color_threshold=0, above_threshold_color=INK
-        )
+        dendrogram(found.merges.values, ax=panels[0, 1], no_labels=True, color_threshold=0, above_threshold_color=INK)
         for line in panels[0, 1].collections:
             line.set_linewidth(0.6)
         panels[0, 1].axis("off")
@@ -88,7 +87,7 @@ def head_plane(found: xr.Dataset) -> Figure:
         panel.set_yticks([])
         panel.set_xlabel(f"metric MDS, stress {found.plane.attrs.get('stress', float('nan')):.2f}")
         told = panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.03), ncols=4)
-        for handle in told.legend_handles:
+        for handle in told.findobj(PathCollection):
             handle.set_facecolor(INK)
         panel.spines[["left", "bottom"]].set_visible(False)
         figure.colorbar(mpl.cm.ScalarMappable(scale, SEQUENTIAL), ax=panel, label="layer", shrink=0.7)

@@ -31,7 +31,7 @@ def layer_means(found: xr.Dataset, names: Sequence[str] | None = None) -> Figure
         layers = np.arange(found.sizes["layer"])
         for panel, name in zip(panels, chosen, strict=False):
             values = found[name].values
-            low, middle, high = np.nanpercentile(values, [25, 50, 75], axis=1)
+            low, high = np.nanpercentile(values, [25, 75], axis=1)
             panel.fill_between(layers, low, high, color="#4c86a8", alpha=0.3, lw=0)
             for head in range(values.shape[1]):
                 panel.plot(layers, values[:, head], ".", color=INK, ms=2, alpha=0.35)
@@ -124,7 +124,7 @@ def distance_decay(found: xr.Dataset) -> Figure:
             panel.plot(middle[seen], weight[i][seen], color=colours[i], lw=1.3, marker=".", ms=4, label=f"{layer}")
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
-        ticks = [0.5, *(2.0**p for p in range(0, int(np.log2(max(stop[-1], 2))) + 1))]
+        ticks = [0.5, *(2.0**p for p in range(int(np.log2(max(stop[-1], 2))) + 1))]
         step = max(1, -(-len(ticks) // 9))
         panel.set_xticks(ticks[::step], ["0" if t < 1 else f"{t:g}" for t in ticks[::step]])
         panel.minorticks_off()

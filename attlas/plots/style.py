@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from attlas.errors import InputError
 
@@ -31,7 +32,7 @@ STYLE: dict[str, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Figures made within have our style; matplotlib's own settings stay as they are."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         yield
 
 
@@ -51,7 +52,7 @@ def save(figure: Figure, path: str | Path) -> None:
         figure.savefig(path, dpi=DOTS)
 
 
-def label_axis(axis: Any, labels: Sequence[Any], *, room: int) -> None:
+def label_axis(axis: Any, labels: Sequence[Any] | NDArray[Any], *, room: int) -> None:
     """Ticks at 0, 1, 2, ... with these labels, thinned out so that at most `room` stand beside one another."""
     step = max(1, int(np.ceil(len(labels) / max(room, 1))))
     places = list(range(0, len(labels), step))

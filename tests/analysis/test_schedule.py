@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +52,8 @@ def test_every_scheduler_gives_the_same(atlas: attlas.Atlas, cluster: str, sampl
     found: dict[str, tuple[xr.Dataset, xr.Dataset]] = {}
     for scheduler in ("threads", "ray", cluster):
         moves = told.setdefault(scheduler, [])
-        options = {"scheduler": scheduler, "sample": sample, "save": False, "pair_rows": ROWS}
-        diversity = analysis.head_diversity(atlas, progress=lambda *now, m=moves: m.append(now), **options)  # type: ignore[misc]
+        options: dict[str, Any] = {"scheduler": scheduler, "sample": sample, "save": False, "pair_rows": ROWS}
+        diversity = analysis.head_diversity(atlas, progress=lambda *now, m=moves: m.append(now), **options)
         options.pop("pair_rows")
         found[scheduler] = analysis.statistics(atlas, **options), diversity
     for scheduler, answers in found.items():
