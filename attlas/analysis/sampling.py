@@ -57,6 +57,8 @@ def draw(rows_D: Indices, count: int, *, seed: int, kind: str, layer: int) -> Sa
     """
     if count < 4:
         raise InputError(f"a sample of {count} rows tells nothing of its error: take 4 or more")
+    if count >= rows_D.sum():
+        return _everything(rows_D)
     by_document = count >= LEAST * len(rows_D)
     sizes_D = rows_D if by_document else np.array([rows_D.sum()])
     begin_S, size_S, own_S, _ = _strata(sizes_D, count, documents=by_document)
@@ -84,6 +86,15 @@ def draw(rows_D: Indices, count: int, *, seed: int, kind: str, layer: int) -> Sa
     return Sample(
         row_R=row[order], weight_R=weight, amplitude_R=amplitude, replicate_R=replicate, own_R=own,
         replicates=replicates, by_document=by_document,
+    )  # fmt: skip
+
+
+def _everything(rows_D: Indices) -> Sample:
+    rows = int(rows_D.sum())
+    none = np.full(rows, -1, dtype=np.int64)
+    return Sample(
+        row_R=np.arange(rows), weight_R=np.ones(rows), amplitude_R=np.zeros(rows), replicate_R=none, own_R=none,
+        replicates=1, by_document=True,
     )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def summary_line(store: str, result: Any, seconds: float) -> str:
     )
     how = "kept from before" if attributes.get("reused") else f"{seconds:.1f} s"
     return (
-        f"[bold]{store}[/]  {attributes['kind']} attention, {result.sizes['layer']} layers x {result.sizes['head']} "
+        f"[bold]{store}[/]\n{attributes['kind']} attention, {result.sizes['layer']} layers x {result.sizes['head']} "
         f"heads, {_counted(attributes['documents'], 'document')}\n[dim]{rows}, from {attributes['source']}, {how}[/]"
     )
 

@@ -75,7 +75,7 @@ def test_stats_writes_tables(store: str, tmp_path: Path, ending: str) -> None:
 def test_heads_prints_the_map_roles_and_diversity(store: str, tmp_path: Path) -> None:
     result = run("heads", store, "--pair-rows", "16", "--figure", str(tmp_path / "heads.png"))
     assert (tmp_path / "heads.png").stat().st_size > 10_000
-    for word in ("layer 0 1 2 3", "previous", "induction", "evenly", "diversity of a layer", "of 4"):
+    for word in ("layer  0 1 2 3", "previous", "induction", "evenly", "diversity of a layer", "of 4"):
         assert word in result.stdout, word
     assert max(len(line) for line in result.stdout.splitlines()[2:-2]) <= 100
     told = json.loads(run("heads", store, "--pair-rows", "16", "--json").stdout)

@@ -74,8 +74,9 @@ def test_labels_do_not_lie_on_one_another(tmp_path: Path) -> None:
 
 def test_figures_leave_matplotlib_as_it_was() -> None:
     code = (
-        "import sys, matplotlib as m; before = dict(m.rcParams); import attlas.plots; "
-        "assert dict(m.rcParams) == before; assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys, attlas.plots; from attlas.plots.style import new_figure, styled; "
+        "exec('with styled(): new_figure(1, 1)'); assert 'matplotlib.pyplot' not in sys.modules; "
+        "import matplotlib as m; assert m.rcParams['font.size'] == m.rcParamsDefault['font.size']"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
