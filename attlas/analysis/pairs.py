@@ -80,10 +80,8 @@ def finish_pairs(parts: Sequence[PairSums], _source: Source) -> Pairs:
     gram_PP = np.add.reduce([part.gram_PP for part in parts])
     distance_PP = np.add.reduce([part.distance_PP for part in parts])
     rows = sum(part.rows for part in parts)
-    moved_gram, moved_distance = (
-        np.sum([getattr(part, name) for part in parts], axis=0, dtype=np.float64)
-        for name in ("moved_gram_UPP", "moved_distance_UPP")
-    )
+    moved_gram: Floats = np.stack([part.moved_gram_UPP for part in parts]).sum(axis=0, dtype=np.float64)
+    moved_distance: Floats = np.stack([part.moved_distance_UPP for part in parts]).sum(axis=0, dtype=np.float64)
     cosine_PP = cosine(gram_PP)
     squared = np.zeros_like(cosine_PP)
     for group in range(GROUPS):
