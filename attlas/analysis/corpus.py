@@ -90,13 +90,14 @@ def find_corpus(
     wanted = committed if documents is None else list(dict.fromkeys(documents))
     if not wanted:
         raise InputError("no document is chosen: leave the choice out to take all")
-    known = set(committed)
-    missing = next((name for name in wanted if name not in known), None)
-    if missing is not None:
-        atlas[missing] if missing in atlas.column("documents/document_id") else None  # says that it is not committed
-        raise InputError(f"{atlas.name} has no document {missing!r}: see attlas info for those it has")
-    chosen = set(wanted)
     all_ids = [str(name) for name in atlas.column("documents/document_id")]
+    missing = next(iter(set(wanted) - set(all_ids)), None)
+    if missing is not None:
+        raise InputError(f"{atlas.name} has no document {missing!r}: see attlas info for those it has")
+    pending = next(iter(set(wanted) - set(committed)), None)
+    if pending is not None:
+        raise InputError(f"document {pending!r} is in a pack that is not committed: finish the capture with --resume")
+    chosen = set(wanted)
     place = np.array([i for i, name in enumerate(all_ids) if name in chosen], dtype=np.int64)
     told = atlas.attrs["kinds"][kind]
     columns = {}

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attlas.cli.jobs import choices_of, job_options, job_progress, left_out_note, print_plan, summary_line
+from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
 from attlas.cli.output import console, print_json, reports_errors
 
 __all__ = ["command"]
@@ -116,8 +116,7 @@ def command(
         _print_probe(out, probed, leading)
     out.print()
     _print_diversity(out, diversity)
-    note = left_out_note(roles)
-    if note:
+    for note in notes(roles):
         out.print(f"[dim]{note}[/]")
     for path in (output, figure):
         if path is not None:

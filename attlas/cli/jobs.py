@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from attlas.cli.capture import storage_option
 from attlas.cli.output import console, human_bytes
 from attlas.cli.selection import LAYERS
 
-__all__ = ["choices_of", "job_options", "job_progress", "left_out_note", "print_plan", "summary_line"]
+__all__ = ["choices_of", "job_options", "job_progress", "notes", "print_plan", "summary_line"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,7 +115,9 @@ def job_progress(title: str, *, shown: bool = True) -> Iterator[Callable[[int, i
         def move(done: int, total: int) -> None:
             bar.update(task, total=total, completed=done, told=f"block {done:,} of {total:,}")
 
-        yield move
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the answer is not kept")  # `notes` says it
+            yield move
 
 
 def print_plan(plan: Any, store: str) -> None:
@@ -157,10 +160,11 @@ def summary_line(store: str, result: Any, seconds: float) -> str:
     )
 
 
-def left_out_note(result: Any) -> str | None:
-    """What this tier or kind does not tell, or None."""
-    left_out = result.attrs.get("left_out")
-    return None if not left_out else f"not told by this atlas, kind or sample: {left_out}"
+def notes(result: Any) -> list[str]:
+    """What the answer lacks, and whether it could not be kept."""
+    left_out, kept = result.attrs.get("left_out"), str(result.attrs.get("kept", ""))
+    found = [f"not told by this atlas, kind or sample: {left_out}"] if left_out else []
+    return found + ([f"not kept in the atlas ({kept.removeprefix('no: ')})"] if kept.startswith("no: ") else [])
 
 
 def _counted(count: int, word: str) -> str:

@@ -11,8 +11,9 @@ import click
 import numpy as np
 from rich.table import Table
 
-from attlas.cli.jobs import NUMBERS, choices_of, job_options, job_progress, left_out_note, print_plan, summary_line
+from attlas.cli.jobs import NUMBERS, choices_of, job_options, job_progress, notes, print_plan, summary_line
 from attlas.cli.output import console, print_json, reports_errors
+from attlas.errors import InputError
 
 __all__ = ["command"]
 
@@ -84,6 +85,8 @@ def command(
         )
     seconds = time.perf_counter() - begin
     dims = ROWS.get(by, ("layer", "head"))
+    if by == "document" and "document" not in found.dims:
+        raise InputError("this sample is too small to tell documents apart: take 8 rows or more of each")
     if output is not None:
         analysis.write_table(found, output, dims)
     if figure is not None:
@@ -98,8 +101,7 @@ def command(
     out.print(summary_line(store, found, seconds))
     out.print()
     out.print({"summary": _summary, "layer": _layers, "head": _heads, "document": _documents}[by](found))
-    note = left_out_note(found)
-    if note:
+    for note in notes(found):
         out.print(f"[dim]{note}[/]")
     for path in (output, figure):
         if path is not None:

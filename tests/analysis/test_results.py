@@ -17,6 +17,7 @@ from attlas import analysis
 from attlas.errors import InputError, TierError
 from attlas.storage import AtlasWriter
 from tests.analysis.test_statistics import write
+from tests.conftest import S3Server
 from tests.storage.synthetic import Synthetic, synthetic
 
 
@@ -68,7 +69,7 @@ def test_an_answer_is_of_the_packs_that_were_there(tmp_path: Path) -> None:
     after = analysis.statistics(whole)
     assert "reused" not in after.attrs
     assert after.sizes["document"] == 4
-    with pytest.raises(KeyError, match="not committed"):
+    with pytest.raises(InputError, match="not committed"):
         analysis.statistics(part, documents=["doc-3"])
 
 
@@ -88,6 +89,20 @@ def test_an_atlas_that_cannot_be_written_still_answers(tmp_path: Path, monkeypat
         found = analysis.statistics(atlas)
     assert found.attrs["kept"].startswith("no: ")
     assert found.entropy.notnull().all()
+
+
+def test_answers_are_kept_in_an_object_store(s3_server: S3Server) -> None:
+    where, options = f"s3://{s3_server.bucket}/analysis.zarr", s3_server.storage_options
+    made = synthetic((40, 20), seed=1)
+    writer = AtlasWriter.create(where, made.spec("factors"), storage_options=options)
+    for pack in made.packs:
+        made.write_pack(writer, pack)
+    atlas = attlas.open_atlas(where, storage_options=options)
+    first = analysis.statistics(atlas, names=["entropy"])
+    assert first.attrs["kept"].startswith("analysis/")
+    again = analysis.statistics(attlas.open_atlas(where, storage_options=options), names=["entropy"])
+    assert again.attrs["reused"] == "yes"
+    np.testing.assert_array_equal(again.entropy, first.entropy)
 
 
 def test_attlas_verify_passes_beside_answers(tmp_path: Path) -> None:
