@@ -23,7 +23,7 @@ from attlas import analysis
 from attlas.analysis.probe import repeated_documents
 from attlas.engine.models import load_model
 
-TOPICS = ("execmodel", "imports", "exceptions", "naming", "class", "function", "customization", "compound")
+TOPICS = ("execmodel", "exceptions", "class", "function", "customization", "compound")
 
 
 def natural_text() -> str:
