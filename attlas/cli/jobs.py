@@ -147,12 +147,9 @@ def print_plan(plan: Any, store: str) -> None:
 def summary_line(store: str, result: Any, seconds: float) -> str:
     """What the answer is of, on one line."""
     attributes = result.attrs
-    exact = attributes["exact"] == "yes"
-    rows = (
-        f"{attributes['rows']:,} rows"
-        if exact
-        else f"{attributes['rows_used']:,} of {attributes['rows']:,} query rows, sampled"
-    )
+    rows = f"all {attributes['rows']:,} query rows, exactly"
+    if attributes["exact"] != "yes":
+        rows = f"{attributes['rows_used']:,} of {attributes['rows']:,} query rows, sampled"
     how = "kept from before" if attributes.get("reused") else f"{seconds:.1f} s"
     return (
         f"[bold]{store}[/]\n{attributes['kind']} attention, {result.sizes['layer']} layers x {result.sizes['head']} "

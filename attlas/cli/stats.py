@@ -141,14 +141,14 @@ def _label(found: Any, dim: str, place: int) -> str:
 
 
 def _summary(found: Any) -> Table:
-    """One row a statistic: mean over heads, its standard error, and the lowest and highest head."""
+    """One row a statistic: mean over heads, a head's standard error, and the lowest and highest head."""
     errors = any(str(name).endswith("_error") for name in found.data_vars)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("statistic")
     table.add_column("mean", justify="right")
     table.add_column("")
     if errors:
-        table.add_column("± a head", justify="right")
+        table.add_column("± of rows" if found.attrs["exact"] == "no" else "± of texts", justify="right")
     for end in ("lowest", "highest"):
         table.add_column(end, justify="right")
         table.add_column("layer, head", style="dim")

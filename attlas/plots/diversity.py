@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import dendrogram
 
 from attlas.errors import InputError
@@ -15,6 +16,7 @@ from attlas.plots.style import INK, SEQUENTIAL, new_figure, styled, title
 __all__ = ["diversity_matrix", "head_plane"]
 
 LABELLED = 60
+WHOLE = MaxNLocator(integer=True)
 
 
 def diversity_matrix(found: xr.Dataset) -> Figure:
@@ -55,7 +57,7 @@ def diversity_matrix(found: xr.Dataset) -> Figure:
             panels[1, 1].set_xticks([])
             panels[1, 1].set_xlabel(f"{len(order)} heads in the order of the dendrogram; white lines: clusters")
         figure.colorbar(image, ax=panels[1, 1], label="Jensen-Shannon distance", shrink=0.6, pad=0.01)
-        figure.colorbar(strip, ax=panels[1, 1], label="layer", shrink=0.6, pad=0.02)
+        figure.colorbar(strip, ax=panels[1, 1], label="layer", shrink=0.6, pad=0.02, ticks=WHOLE)
         title(figure, found, "How unlike heads are", rows=_rows(found))
     return figure
 
@@ -90,7 +92,7 @@ def head_plane(found: xr.Dataset) -> Figure:
         for handle in told.findobj(PathCollection):
             handle.set_facecolor(INK)
         panel.spines[["left", "bottom"]].set_visible(False)
-        figure.colorbar(mpl.cm.ScalarMappable(scale, SEQUENTIAL), ax=panel, label="layer", shrink=0.7)
+        figure.colorbar(mpl.cm.ScalarMappable(scale, SEQUENTIAL), ax=panel, label="layer", shrink=0.7, ticks=WHOLE)
         title(figure, found, "A map of heads: near ones attend alike", rows=_rows(found))
     return figure
 

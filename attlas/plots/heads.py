@@ -52,7 +52,7 @@ def role_map(roles: xr.Dataset) -> Figure:
 def head_page(roles: xr.Dataset, diversity: xr.Dataset) -> Figure:
     """The map of roles, the leading heads of each role against evenly spread attention, and diversity by layer."""
     with styled():
-        width, height = _size(roles.sizes["head"]), max(_size(roles.sizes["layer"]), 3.2)
+        width, height = _size(roles.sizes["head"]), max(_size(roles.sizes["layer"]), 4.8)
         figure = new_figure(width + 10.2, height + 1.3)
         panels = figure.subplots(1, 3, width_ratios=[width + 1.6, 4.4, 3.0])
         _draw_roles(panels[0], roles, width, height)

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from attlas.errors import InputError
 from attlas.plots.style import INK, SEQUENTIAL, grid_of, label_axis, new_figure, styled, title
@@ -135,7 +136,7 @@ def distance_decay(found: xr.Dataset) -> Figure:
             panel.legend(title="layer", frameon=False, fontsize=8, ncols=2)
         else:
             scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(layers[0], layers[-1]), SEQUENTIAL)
-            figure.colorbar(scale, ax=panel, label="layer", shrink=0.8)
+            figure.colorbar(scale, ax=panel, label="layer", shrink=0.8, ticks=MaxNLocator(integer=True))
         title(figure, found, "How weight falls with distance, mean over the heads of a layer")
     return figure
 

@@ -45,7 +45,7 @@ def test_stats_prints_a_table_that_fits(store: str) -> None:
 def test_stats_of_a_sample(store: str) -> None:
     result = run("stats", store, "--sample", "50%", "--seed", "3", "--statistic", "entropy")
     assert "sampled" in result.stdout
-    assert "± a head" in result.stdout
+    assert "± of rows" in result.stdout
     told = json.loads(run("stats", store, "--sample", "50%", "--seed", "3", "--statistic", "entropy", "--json").stdout)
     assert told["attributes"]["exact"] == "no"
     row = told["rows"][0]
