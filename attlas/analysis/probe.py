@@ -13,7 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import attlas
-from attlas.analysis.ask import head_roles
+from attlas.analysis.ask import head_roles, statistics
+from attlas.analysis.corpus import find_corpus
 from attlas.errors import InputError
 from attlas.storage import Atlas
 
@@ -88,22 +89,26 @@ def sink_metric(atlas: Atlas, *, epsilon: float = EPSILON, tokens: int = SINK_TO
     sink(document): of each document. sink_of_layer(layer): of each layer, averaged over documents.
     first(layer, head): the mean weight itself. Raises InputError where a document is shorter.
     """
-    shares, means = [], []
-    for name in atlas:
-        page = atlas[name]
-        if page.sizes["query"] < tokens:
-            raise InputError(f"document {name!r} has {page.sizes['query']} tokens, and the metric is of {tokens}")
-        first = page.first_weight.isel(query=slice(0, tokens)).mean("query").values
-        means.append(first)
-        shares.append(first > epsilon)
-    above = np.array(shares)
+    corpus = find_corpus(atlas)
+    short = next((i for i, rows in enumerate(corpus.queries_D) if rows < tokens), None)
+    if short is not None or corpus.chosen:
+        rows = f"has {corpus.queries_D[short or 0]} query rows"
+        raise InputError(f"document {corpus.ids[short or 0]!r} {rows}, and the metric is of the first {tokens}")
+    if (corpus.queries_D == tokens).all():  # one job over all documents
+        found = statistics(atlas, names=["first_share"], save=False)
+        means = found["first_share" if len(corpus.ids) == 1 else "document_first_share"].values
+        means = means[None] if means.ndim == 2 else means
+    else:
+        first = (atlas[name].first_weight.isel(query=slice(0, tokens)) for name in corpus.ids)
+        means = np.array([one.mean("query").values for one in first])
+    above = means > epsilon
     return xr.Dataset(
         {
             "sink": ("document", above.mean(axis=(1, 2)), {"long_name": "share of heads above epsilon", "units": "1"}),
             "sink_of_layer": ("layer", above.mean(axis=(0, 2)), {"units": "1"}),
-            "first": (("layer", "head"), np.mean(means, axis=0), {"long_name": "mean weight on the first token"}),
+            "first": (("layer", "head"), means.mean(axis=0), {"long_name": "mean weight on the first token"}),
         },
-        {"document": list(atlas), "layer": page["layer"].values, "head": page["head"].values},
+        {"document": list(corpus.ids), "layer": list(corpus.layer_labels), "head": list(corpus.heads)},
         {"question": "sink metric", "epsilon": epsilon, "tokens": tokens},
     )
 

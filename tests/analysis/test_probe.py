@@ -50,8 +50,12 @@ def test_sink_metric_is_its_definition() -> None:
     for i, text in enumerate(texts):
         a = np.stack([layer.numpy() for layer in eager_attention(model, text)["self"]])[:, :, :20, 0].mean(2)
         assert float(found.sink[i]) == pytest.approx((a > 0.1).mean())
-    with pytest.raises(InputError, match="24 tokens"):
+    with pytest.raises(InputError, match="24 query rows"):
         analysis.sink_metric(atlas, tokens=25)
+    same = attlas.capture(model, [text[:20] for text in texts], "memory://sinks-20", overwrite=True)
+    again = analysis.sink_metric(same, epsilon=0.1, tokens=20)  # by one job, since every document is as long
+    np.testing.assert_allclose(again["first"], found["first"], rtol=1e-5)
+    np.testing.assert_array_equal(again.sink, found.sink)
 
 
 @pytest.mark.parametrize("kept", [{"heads": [0, 3]}, {"heads": [0, 1, 3]}, {"layers": [1]}, {"queries": "2,5:9,-3:"}])
