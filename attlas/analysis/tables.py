@@ -14,7 +14,7 @@ from attlas.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMATS", "to_frame", "write_table"]
+__all__ = ["FORMATS", "json_text", "to_frame", "write_table"]
 
 FORMATS = (".csv", ".json", ".parquet")
 
@@ -60,8 +60,7 @@ def write_table(dataset: xr.Dataset, path: str | Path, dims: tuple[str, ...] = (
     if path.suffix == ".csv":
         frame.to_csv(path, index=False)
     elif path.suffix == ".json":
-        rows = json.loads(frame.to_json(orient="records", double_precision=15))
-        path.write_text(json.dumps(told | {"rows": rows}, ensure_ascii=False, indent=1), encoding="utf-8")
+        path.write_text(json_text(told, frame), encoding="utf-8")
     else:
         import pyarrow as pa
         from pyarrow import parquet
@@ -69,6 +68,13 @@ def write_table(dataset: xr.Dataset, path: str | Path, dims: tuple[str, ...] = (
         table = pa.Table.from_pandas(frame, preserve_index=False)
         metadata = (table.schema.metadata or {}) | {b"attlas": json.dumps(told, ensure_ascii=False).encode()}
         parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def json_text(told: dict[str, Any], frame: pd.DataFrame) -> str:
+    """`told`, and the table's rows under "rows", one a line; without a Python object for each number."""
+    head = json.dumps(told, ensure_ascii=False)[:-1]
+    rows = frame.to_json(orient="records", lines=True, double_precision=15).strip().replace("\n", ",\n")
+    return f'{head}, "rows": [\n{rows}\n]}}'
 
 
 def _labels(dataset: xr.Dataset, dims: list[Any]) -> list[str]:

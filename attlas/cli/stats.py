@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from attlas.cli.jobs import NUMBERS, choices_of, job_options, job_progress, notes, print_plan, summary_line
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, reports_errors
 from attlas.errors import InputError
 
 __all__ = ["command"]
@@ -94,8 +93,10 @@ def command(
 
         plots.save(plots.layer_means(found), figure)
     if as_json:
-        rows = json.loads(analysis.to_frame(found, dims).to_json(orient="records", double_precision=12))
-        print_json({"attributes": {str(k): _plain(v) for k, v in found.attrs.items()}, "rows": rows})
+        from attlas.analysis.tables import json_text
+
+        told = {"attributes": {str(k): _plain(v) for k, v in found.attrs.items()}}
+        click.echo(json_text(told, analysis.to_frame(found, dims)))
         return
     out = console()
     out.print(summary_line(store, found, seconds))
