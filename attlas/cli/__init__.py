@@ -16,9 +16,11 @@ __all__ = ["main"]
 COMMANDS = {
     "capture": "Run a model over texts and keep its attention.",
     "demo": "The embedded model, captured, its heads named.",
+    "heads": "What every head does, and how alike heads are.",
     "info": "What an atlas holds.",
     "plan": "Memory and disk a capture will need.",
     "query": "Weights of one head, as table, CSV, JSON or npy.",
+    "stats": "Statistics of every layer and head.",
     "verify": "Check an atlas against its own records.",
 }
 

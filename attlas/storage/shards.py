@@ -1,4 +1,4 @@
-"""One shard of an array as the bytes of a Zarr v3 `sharding_indexed` chunk, made with one copy.
+"""One shard of an array as the bytes of a Zarr v3 `sharding_indexed` chunk, made and read with one copy.
 
 zarr encodes a shard inner chunk by inner chunk, which for small chunks takes longer than the forward pass that filled
 them. Ours are raw (bytes, crc32c), so a shard is its chunks, each with its checksum, and the index behind them.
@@ -17,7 +17,9 @@ from zarr.codecs.sharding import ShardingCodec, ShardingCodecIndexLocation
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-__all__ = ["encode", "store_shard", "takes_raw_shards"]
+from attlas.errors import CorruptAtlasError
+
+__all__ = ["decode", "encode", "load_shard", "store_shard", "takes_raw_shards"]
 
 ABSENT = np.uint64(2**64 - 1)
 CRC = 4
@@ -62,6 +64,59 @@ def encode(values: NDArray[Any], *, inner: int, used: int, axis: int, layers: in
     tail[:-CRC] = index.reshape(-1).view(np.uint8)
     tail[-CRC:] = np.array([google_crc32c.value(tail[:-CRC])], dtype="<u4").view(np.uint8)
     return shard
+
+
+def decode(
+    shard: NDArray[np.uint8],
+    *,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    inner: int,
+    axis: int,
+    fill: Any,
+    name: str,
+) -> NDArray[Any]:
+    """The values of a whole shard from its bytes, the reverse of `encode`; chunks left out hold `fill`.
+
+    name: for the message of the CorruptAtlasError raised where a checksum is wrong.
+    """
+    before = int(np.prod(shape[:axis], dtype=np.int64))
+    chunks = shape[axis] // inner
+    tail = before * chunks * 16 + CRC
+    if len(shard) < tail or google_crc32c.value(shard[-tail:-CRC]) != int(shard[-CRC:].view("<u4")[0]):
+        raise CorruptAtlasError(f"the index of a shard of {name} is damaged: see attlas verify, and capture it again")
+    index = shard[-tail:-CRC].view("<u8").reshape(before * chunks, 2)
+    values = np.empty(shape, dtype=dtype)
+    flat = values.reshape(before * chunks, -1).view(np.uint8)
+    for place, (offset, size) in enumerate(index.tolist()):
+        if offset == int(ABSENT):
+            flat[place].view(dtype)[:] = fill
+            continue
+        body = shard[offset : offset + size - CRC]
+        if google_crc32c.value(body) != int.from_bytes(shard[offset + size - CRC : offset + size].tobytes(), "little"):
+            raise CorruptAtlasError(f"a chunk of {name} is damaged: see attlas verify, and capture it again")
+        flat[place] = body
+    return values
+
+
+def load_shard(array: zarr.Array[Any], coordinates: tuple[int, ...], *, axis: int) -> NDArray[Any]:
+    """A whole shard, or, of an array without raw shards, what lies at its place; coordinates count shards.
+
+    axis: the token axis. Raises CorruptAtlasError.
+    """
+    assert array.shards is not None
+    if not takes_raw_shards(array):
+        place = tuple(slice(c * s, (c + 1) * s) for c, s in zip(coordinates, array.shards, strict=True))
+        return np.asarray(array[place])
+    key = f"{array.path}/{array.metadata.encode_chunk_key(coordinates)}"
+    found = sync(array.store.get(key, default_buffer_prototype()))
+    if found is None:
+        return np.full(array.shards, array.fill_value, dtype=array.dtype)
+    shard = np.frombuffer(found.to_bytes(), dtype=np.uint8)
+    return decode(
+        shard, shape=array.shards, dtype=array.dtype, inner=array.chunks[axis], axis=axis, fill=array.fill_value,
+        name=array.path,
+    )  # fmt: skip
 
 
 def store_shard(array: zarr.Array[Any], coordinates: tuple[int, ...], shard: NDArray[np.uint8]) -> None:

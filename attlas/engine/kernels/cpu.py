@@ -28,7 +28,18 @@ from attlas.engine.kernels.reference import Attended, RowStatistics, TokenFacts
 from attlas.engine.rules import ScoreRule
 from attlas.engine.statistics import HISTOGRAM_BINS
 
-__all__ = ["TILE_BYTES", "TilePlan", "attend", "plan_tiles", "row_statistics"]
+__all__ = [
+    "LN2",
+    "TILE_BYTES",
+    "Problem",
+    "TilePlan",
+    "Tokens",
+    "add_gram",
+    "attend",
+    "plan_tiles",
+    "row_statistics",
+    "spread",
+]
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -80,9 +91,9 @@ def row_statistics(
     Memory: TILE_BYTES a thread, a float32 copy of keys that are not float32, and what is returned.
     """
     heads, rows, _ = q_HND.shape
-    problem = _Problem.of(q_HND, k_GMD, rule, start_N, stop_N, facts.own_N)
+    problem = Problem.of(q_HND, k_GMD, rule, start_N, stop_N, facts.own_N)
     lse2_HN = np.ascontiguousarray(lse_HN.numpy() / np.float32(LN2), dtype=np.float32)
-    tokens = _Tokens.of(facts, rows)
+    tokens = Tokens.of(facts, rows)
     sums_HNS = np.zeros((heads, rows, passes.SUMS))
     largest_HN = np.full((heads, rows), -1, dtype=np.float32)
     argmax_HN = np.zeros((heads, rows), dtype=np.int64)
@@ -108,13 +119,13 @@ def row_statistics(
                 tokens.group_start_N[at], tokens.group_stop_N[at], picked,
             )  # fmt: skip
             if head_gram:
-                _add_gram(torch.from_numpy(tile.s_HQK), gram)
+                add_gram(torch.from_numpy(tile.s_HQK), gram)
         sums_HNS[:, at], largest_HN[:, at], argmax_HN[:, at], picked_HNX[:, at] = sums, largest, argmax, picked
         with lock:
             count_HB[:] += count_HLB.sum(axis=1)
             gram_HH.add_(gram)
 
-    _spread(block, problem.plan.blocks, start_N, stop_N)
+    spread(block, problem.plan.blocks, start_N, stop_N)
     found: dict[str, NDArray[Any]] = {
         "entropy": sums_HNS[:, :, passes.ENTROPY] * LN2,
         "max_weight": largest_HN,
@@ -156,7 +167,7 @@ def attend(
     """
     heads, rows, _ = q_HND.shape
     groups = v_GMV.shape[0]
-    problem = _Problem.of(q_HND, k_GMD, rule, start_N, stop_N, own_N)
+    problem = Problem.of(q_HND, k_GMD, rule, start_N, stop_N, own_N)
     v_GMV32 = v_GMV.float()
     out_NHV = v_GMV.new_empty(rows, heads, v_GMV.shape[2])
     lse_HN = torch.empty(heads, rows)
@@ -181,11 +192,11 @@ def attend(
         out_NHV[begin:end] = (out_HQV * share_HQ[:, :, None]).transpose(0, 1)
         lse_HN[:, begin:end] = lse_HQ
 
-    _spread(block, problem.plan.blocks, start_N, stop_N)
+    spread(block, problem.plan.blocks, start_N, stop_N)
     return Attended(out_NHV=out_NHV, rows=RowStatistics(lse_HN=lse_HN))
 
 
-def _add_gram(a_HQK: torch.Tensor, gram_HH: torch.Tensor) -> None:
+def add_gram(a_HQK: torch.Tensor, gram_HH: torch.Tensor) -> None:
     """Add a tile's sums over cells of A_h A_g; no float32 sum runs over more than GRAM_CELLS cells (or one row)."""
     heads, rows, keys = a_HQK.shape
     step = max(1, GRAM_CELLS // keys)
@@ -208,7 +219,7 @@ class _Tile:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Problem:
+class Problem:
     """One call, ready to be cut into tiles. scale: from what the tile holds to base-2 logarithms."""
 
     q_HND: torch.Tensor
@@ -230,7 +241,7 @@ class _Problem:
         start_N: Indices,
         stop_N: Indices,
         own_N: Indices | None,
-    ) -> _Problem:
+    ) -> Problem:
         heads, rows, _ = q_HND.shape
         return cls(
             q_HND=q_HND.float(),
@@ -270,7 +281,7 @@ class _Problem:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Tokens:
+class Tokens:
     """Token facts as the compiled pass reads them."""
 
     first_N: Indices
@@ -281,7 +292,7 @@ class _Tokens:
     group_stop_N: Indices
 
     @classmethod
-    def of(cls, facts: TokenFacts, rows: int) -> _Tokens:
+    def of(cls, facts: TokenFacts, rows: int) -> Tokens:
         order_M = np.argsort(facts.ids_M, kind="stable")
         sorted_M = facts.ids_M[order_M]
         return cls(
@@ -294,7 +305,7 @@ class _Tokens:
         )
 
 
-def _spread(
+def spread(
     task: Callable[[int, int], None], blocks: tuple[tuple[int, int], ...], start_N: Indices, stop_N: Indices
 ) -> None:
     """Run the row blocks on as many threads as torch has, those with the most cells first."""

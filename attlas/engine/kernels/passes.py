@@ -16,7 +16,27 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["ENTROPY", "DISTANCE", "MAXIMUM", "SQUARED", "SUMS", "TOTAL", "accumulate", "measure", "special"]
+__all__ = [
+    "DISTANCE",
+    "ENTROPY",
+    "FAST",
+    "LANES",
+    "LOG2E",
+    "LOWEST",
+    "MAXIMUM",
+    "SQUARED",
+    "SUMS",
+    "TOTAL",
+    "accumulate",
+    "add_bias",
+    "count_bins",
+    "exp2",
+    "larger",
+    "measure",
+    "smaller",
+    "special",
+    "weigh_row",
+]
 
 LOG2E = np.float32(1.4426950408889634)
 LOWEST = np.float32(-126.0)
@@ -57,12 +77,12 @@ def _extremum(name: str) -> Any:
     return intrinsic(typed)
 
 
-_larger = _extremum("llvm.maxnum")
-_smaller = _extremum("llvm.minnum")
+larger = _extremum("llvm.maxnum")
+smaller = _extremum("llvm.minnum")
 
 
 @njit(inline="always", **FAST)
-def _exp2(t: Any) -> Any:
+def exp2(t: Any) -> Any:
     """2**t for -126 <= t <= 1, within 1e-7 relative: exponent by its bits, fraction by a minimax polynomial."""
     whole = np.floor(t)
     f = t - whole
@@ -77,21 +97,21 @@ def _exp2(t: Any) -> Any:
 
 
 @njit(**FAST)
-def _row(s_K: Any, bins_K: Any, scale: Any, lse2: Any, own: Any, sums: Any) -> None:
+def weigh_row(s_K: Any, bins_K: Any, scale: Any, lse2: Any, own: Any, sums: Any) -> None:
     """Turn a row's scores into weights, in place; add up what a weight tells without its neighbours."""
     entropy, squared, distance, total = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     largest, ahead = np.float32(0), np.float32(own)
     for j in range(s_K.shape[0]):
-        t = _larger(s_K[j] * scale - lse2, LOWEST)
-        a = _exp2(t)
+        t = larger(s_K[j] * scale - lse2, LOWEST)
+        a = exp2(t)
         s_K[j] = a
         entropy -= a * t
         squared += a * a
         distance += a * abs(ahead)
         ahead -= np.float32(1)
         total += a
-        largest = _larger(largest, a)
-        bins_K[j] = np.uint8(_smaller(_larger(t * np.float32(4) + np.float32(BIN_COUNT), np.float32(0)), LAST_BIN))
+        largest = larger(largest, a)
+        bins_K[j] = np.uint8(smaller(larger(t * np.float32(4) + np.float32(BIN_COUNT), np.float32(0)), LAST_BIN))
     sums[ENTROPY] += entropy
     sums[SQUARED] += squared
     sums[DISTANCE] += distance
@@ -100,7 +120,7 @@ def _row(s_K: Any, bins_K: Any, scale: Any, lse2: Any, own: Any, sums: Any) -> N
 
 
 @njit(**FAST)
-def _count(bins_K: Any, count_LB: Any) -> None:
+def count_bins(bins_K: Any, count_LB: Any) -> None:
     """Count bins into four tables in turn, so that equal neighbours do not wait for one another."""
     full = bins_K.shape[0] // LANES * LANES
     for j in range(0, full, LANES):
@@ -113,7 +133,7 @@ def _count(bins_K: Any, count_LB: Any) -> None:
 
 
 @njit(**FAST)
-def _add_bias(s_K: Any, table_R: Any, first: Any, scale: Any) -> None:
+def add_bias(s_K: Any, table_R: Any, first: Any, scale: Any) -> None:
     """Add to a row the bias of its offsets, `first` being the table's place of the first column; ends are repeated."""
     last = table_R.shape[0] - 1
     for j in range(s_K.shape[0]):
@@ -156,14 +176,14 @@ def measure(
             row[hi:] = 0
             seen = row[lo:hi]
             if table_HR.shape[1]:
-                _add_bias(seen, table_HR[h], bias_Q[i] + lo, np.float32(scale / LOG2E))
+                add_bias(seen, table_HR[h], bias_Q[i] + lo, np.float32(scale / LOG2E))
             bins = bins_K[lo:hi]
-            _row(seen, bins, scale, lse2_HQ[h, i], own_Q[i] - lo, sums_HQS[h, i])
+            weigh_row(seen, bins, scale, lse2_HQ[h, i], own_Q[i] - lo, sums_HQS[h, i])
             if sums_HQS[h, i, MAXIMUM] > largest_HQ[h, i]:
                 largest_HQ[h, i] = sums_HQS[h, i, MAXIMUM]
                 argmax_HQ[h, i] = key0 + lo + np.argmax(seen)
             if counts:
-                _count(bins, count_HLB[h])
+                count_bins(bins, count_HLB[h])
 
 
 @njit(**FAST)
@@ -222,7 +242,7 @@ def special(
 def _largest(s_K: Any) -> Any:
     largest = s_K[0]
     for j in range(s_K.shape[0]):
-        largest = _larger(largest, s_K[j])
+        largest = larger(largest, s_K[j])
     return largest
 
 
@@ -230,7 +250,7 @@ def _largest(s_K: Any) -> Any:
 def _exponentials(s_K: Any, scale: Any, top: Any) -> Any:
     total = np.float32(0.0)
     for j in range(s_K.shape[0]):
-        p = _exp2(_larger(s_K[j] * scale - top, LOWEST))
+        p = exp2(larger(s_K[j] * scale - top, LOWEST))
         s_K[j] = p
         total += p
     return total
@@ -265,7 +285,7 @@ def accumulate(
             row[hi:] = 0
             seen = row[lo:hi]
             if table_HR.shape[1]:
-                _add_bias(seen, table_HR[h], bias_Q[i] + lo, np.float32(scale / LOG2E))
+                add_bias(seen, table_HR[h], bias_Q[i] + lo, np.float32(scale / LOG2E))
             top = _largest(seen) * scale
             if top > top_HQ[h, i]:
                 shrink_HQ[h, i] = 2.0 ** (top_HQ[h, i] - top)

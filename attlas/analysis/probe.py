@@ -1,0 +1,132 @@
+"""Probes of a model: texts made so that a head's habit shows, captured, and scored by the published definitions.
+
+Suffixes: T tokens, R one repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+import attlas
+from attlas.analysis.ask import head_roles, statistics
+from attlas.analysis.corpus import find_corpus
+from attlas.errors import InputError
+from attlas.storage import Atlas
+
+__all__ = ["EPSILON", "REPEATED", "probe_heads", "repeated_documents", "sink_metric"]
+
+REPEATED = "repeat-"
+EPSILON, SINK_TOKENS = 0.3, 64
+
+
+def repeated_documents(
+    vocabulary: int, *, length: int = 100, repeats: int = 2, count: int = 2, seed: int = 0
+) -> list[NDArray[np.int64]]:
+    """`count` documents of `length` random token ids, each repeated `repeats` times; ids as evenly as they come, from
+    the middle nine tenths of the vocabulary."""
+    generator = np.random.default_rng(seed)
+    low = vocabulary // 20
+    once = generator.integers(low, vocabulary - low, (count, length))
+    return [np.tile(ids, repeats) for ids in once]
+
+
+def probe_heads(model: Any, *, length: int = 100, count: int = 2, seed: int = 0, **options: Any) -> xr.Dataset:
+    """Previous-token, duplicate-token and induction scores of a decoder's heads on repeated random tokens.
+
+    >>> attlas.analysis.probe_heads("HuggingFaceTB/SmolLM2-135M").induction.max()
+
+    Of `count` documents of 2 x `length` random ids. previous, duplicate, induction (layer, head): mean weight on the
+    diagonal at offset -1, -length, -(length - 1), as TransformerLens's exploratory analysis demo has them (its figures
+    are of two documents of 2 x 100). prefix_matching(layer, head): mean weight, of tokens from the first repeat on, on
+    the tokens that follow an earlier copy of them, on four repeats of 25 random ids (Olsson et al. 2022, appendix).
+    `..._baseline`: of attention spread evenly over the visible keys.
+
+    model: as of `attlas.capture`, with `options` for it. Raises InputError for a model without `self` attention.
+    """
+    vocabulary = _vocabulary(model, options)
+    stripes = repeated_documents(vocabulary, length=length, count=count, seed=seed)
+    prefixes = repeated_documents(vocabulary, length=25, repeats=4, count=count, seed=seed + 1)
+    ids = [f"{REPEATED}{i}" for i in range(count)] + [f"prefix-{i}" for i in range(count)]
+    atlas = attlas.capture(
+        model, [one.tolist() for one in (*stripes, *prefixes)], "memory://attlas-probe", ids=ids, overwrite=True,
+        **{"dtype": "float32"} | options,
+    )  # fmt: skip
+    if "self" not in atlas.kinds:
+        raise InputError(f"the probe is for models of self-attention, and this one has {', '.join(atlas.kinds)}")
+    found: dict[str, Any] = {}
+    for name, offset in (("previous", 1), ("duplicate", length), ("induction", length - 1)):
+        weight = np.mean([_diagonal(atlas[f"{REPEATED}{i}"], offset) for i in range(count)], axis=0)
+        rows = np.arange(offset, 2 * length)
+        found[name] = (
+            ("layer", "head"), weight,
+            {"long_name": f"mean weight on the key {offset} tokens before", "units": "1"},
+        )  # fmt: skip
+        found[f"{name}_baseline"] = ((), float(np.mean(1 / (rows + 1))), {"units": "1"})
+    roles = head_roles(atlas, documents=[f"prefix-{i}" for i in range(count)], save=False)
+    found["prefix_matching"] = (
+        ("layer", "head"), roles.role_score.sel(role="induction").values,
+        {"long_name": "mean weight on tokens that follow an earlier copy of the query's token", "units": "1"},
+    )  # fmt: skip
+    baseline = roles.role_baseline.sel(role="induction").mean()
+    found["prefix_matching_baseline"] = ((), float(baseline), {"units": "1"})
+    page = atlas[f"{REPEATED}0"]
+    return xr.Dataset(
+        found,
+        {"layer": page["layer"].values, "head": page["head"].values},
+        {"question": "probe", "model": str(atlas.model.get("name")), "length": length, "count": count, "seed": seed},
+    )
+
+
+def sink_metric(atlas: Atlas, *, epsilon: float = EPSILON, tokens: int = SINK_TOKENS) -> xr.Dataset:
+    """The sink metric of Gu et al. 2024 (arXiv 2410.10781): the share of heads, over all layers, whose mean weight on
+    the first token is more than `epsilon`, averaged over documents; each document by its first `tokens` tokens.
+
+    sink(document): of each document. sink_of_layer(layer): of each layer, averaged over documents.
+    first(layer, head): the mean weight itself. Raises InputError where a document is shorter.
+    """
+    corpus = find_corpus(atlas)
+    short = next((i for i, rows in enumerate(corpus.queries_D) if rows < tokens), None)
+    if short is not None or corpus.chosen:
+        rows = f"has {corpus.queries_D[short or 0]} query rows"
+        raise InputError(f"document {corpus.ids[short or 0]!r} {rows}, and the metric is of the first {tokens}")
+    if (corpus.queries_D == tokens).all():  # one job over all documents
+        found = statistics(atlas, names=["first_share"], save=False)
+        means = found["first_share" if len(corpus.ids) == 1 else "document_first_share"].values
+        means = means[None] if means.ndim == 2 else means
+    else:
+        first = (atlas[name].first_weight.isel(query=slice(0, tokens)) for name in corpus.ids)
+        means = np.array([one.mean("query").values for one in first])
+    above = means > epsilon
+    return xr.Dataset(
+        {
+            "sink": ("document", above.mean(axis=(1, 2)), {"long_name": "share of heads above epsilon", "units": "1"}),
+            "sink_of_layer": ("layer", above.mean(axis=(0, 2)), {"units": "1"}),
+            "first": (("layer", "head"), means.mean(axis=0), {"long_name": "mean weight on the first token"}),
+        },
+        {"document": list(corpus.ids), "layer": list(corpus.layer_labels), "head": list(corpus.heads)},
+        {"question": "sink metric", "epsilon": epsilon, "tokens": tokens},
+    )
+
+
+def _diagonal(page: xr.Dataset, offset: int) -> NDArray[np.float64]:
+    """(layer, head): mean weight of each query on the key `offset` tokens before it."""
+    rows = np.arange(offset, page.sizes["query"])
+    layers: list[Sequence[Any]] = []
+    for layer in page["layer"].values:
+        a_HQK = page.attention.sel(layer=layer).values
+        layers.append(a_HQK[:, rows, rows - offset].mean(axis=1, dtype=np.float64))
+    return np.array(layers)
+
+
+def _vocabulary(model: Any, options: dict[str, Any]) -> int:
+    config = getattr(model, "config", None)
+    if config is None:
+        from attlas.engine.models import load_config
+
+        config = load_config(model, revision=options.get("revision"))
+    return int(config.get_text_config().vocab_size)

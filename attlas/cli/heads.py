@@ -1,0 +1,252 @@
+"""attlas heads: what the heads of an atlas do, and how alike they are."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
+from attlas.cli.output import console, print_json, reports_errors
+
+__all__ = ["command"]
+
+LEADING = 4
+BAR = 24
+SIGNS = {
+    "previous": ("p", "bold cyan"), "next": ("n", "bold cyan"), "self": ("s", "bold blue"),
+    "sink": ("1", "grey62"), "separator": (".", "bold white"), "offset": ("o", "bold magenta"),
+    "local": ("l", "green"), "duplicate": ("d", "bold yellow"), "induction": ("i", "bold red"),
+    "positional": ("v", "cyan"),
+}  # fmt: skip
+
+
+@click.command("heads")
+@click.argument("store")
+@click.option(
+    "--pair-rows",
+    type=click.IntRange(4),
+    default=64,
+    show_default=True,
+    help="Query rows on which heads of different layers are compared.",
+)
+@click.option("--probe", "model", metavar="MODEL", help="Also score the model's heads on repeated random tokens.")
+@click.option(
+    "--leading", type=click.IntRange(1), default=LEADING, show_default=True, help="Heads to name of each role."
+)
+@click.option(
+    "--figure",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the map and the roles as .png, .pdf or .svg.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a row for each head and role: .csv, .json or .parquet.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print roles and diversity as JSON.")
+@job_options
+@reports_errors
+def command(
+    store: str,
+    pair_rows: int,
+    model: str | None,
+    leading: int,
+    figure: Path | None,
+    output: Path | None,
+    as_json: bool,
+    kind: str | None,
+    documents: tuple[str, ...],
+    layers: list[int] | None,
+    sample: str | None,
+    seed: int,
+    scheduler: str,
+    workers: int | None,
+    explain: bool,
+    save: bool,
+    storage_options: dict[str, str] | None,
+) -> None:
+    """Show which role every head has, the leading heads of each role, and how alike the heads of a layer are.
+
+    \b
+    Example:
+      attlas heads book.zarr
+      attlas heads book.zarr --figure heads.png
+      attlas heads book.zarr --probe HuggingFaceTB/SmolLM2-135M
+    """
+    import attlas
+    from attlas import analysis
+
+    atlas = attlas.open_atlas(store, storage_options=storage_options)
+    choices = choices_of(atlas, kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
+    if explain:
+        print_plan(analysis.explain(atlas, workers=workers, scheduler=scheduler, **choices), store)
+        return
+    begin = time.perf_counter()
+    options: dict[str, Any] = {"scheduler": scheduler, "workers": workers, "save": save}
+    with job_progress("heads", shown=not as_json) as progress:
+        roles = analysis.head_roles(atlas, progress=progress, **options, **choices)
+        diversity = analysis.head_diversity(atlas, pair_rows=pair_rows, progress=progress, **options, **choices)
+    probed = None if model is None else analysis.probe_heads(model, seed=seed)
+    seconds = time.perf_counter() - begin
+    if output is not None:
+        analysis.write_table(roles, output, ("role", "layer", "head"))
+    if figure is not None:
+        from attlas import plots
+
+        plots.save(plots.head_page(roles, diversity), figure)
+    if as_json:
+        print_json(_json(roles, diversity, probed, leading))
+        return
+    out = console()
+    out.print(summary_line(store, roles, seconds))
+    out.print()
+    _print_map(out, roles)
+    out.print()
+    out.print(_roles_table(roles, leading))
+    if probed is not None:
+        out.print()
+        _print_probe(out, probed, leading)
+    out.print()
+    _print_diversity(out, diversity)
+    for note in notes(roles):
+        out.print(f"[dim]{note}[/]")
+    for path in (output, figure):
+        if path is not None:
+            out.print(f"[dim]written to {path}[/]")
+
+
+def leading_role(roles: Any) -> Any:
+    """(layer, head) names: the role in which a head passes its threshold by most; "" where it has none."""
+    ratio = np.where(roles.has_role.values, roles.role_score.values / roles.role_threshold.values[:, None, None], 0)
+    names = np.array(roles["role"].values, dtype=object)
+    return np.where(ratio.max(axis=0) > 0, names[ratio.argmax(axis=0)], "")
+
+
+def leaders(scores: Any, layers: Any, heads: Any, count: int) -> list[tuple[int, int, float]]:
+    """(layer, head, score) of the largest scores."""
+    flat = np.where(np.isnan(scores), -1, scores).ravel()
+    order = np.argsort(-flat, kind="stable")[:count]
+    places = [np.unravel_index(int(i), scores.shape) for i in order if flat[i] >= 0]
+    return [(int(layers[a]), int(heads[b]), float(scores[a, b])) for a, b in places]
+
+
+def _print_map(out: Console, roles: Any) -> None:
+    names, heads = leading_role(roles), roles["head"].values
+    width = max(2, len(str(heads[-1])) + 1)
+    fits = max(1, (out.width - 8) // width)
+    out.print(Text("  layer " + "".join(f"{head:>{width}}" for head in heads[:fits]), style="dim"))
+    for i, layer in enumerate(roles["layer"].values):
+        line = Text(f"{layer:>7} ", style="dim")
+        for name in names[i][:fits]:
+            sign, style = SIGNS.get(name, ("·", "grey42"))
+            line.append(f"{sign:>{width}}", style=style)
+        out.print(line)
+    if len(heads) > fits:
+        out.print(f"[dim]{len(heads) - fits} more heads: --figure draws all[/]")
+    told = [(*SIGNS[name], name) for name in roles["role"].values] + [("·", "grey42", "none")]
+    for part in (told[:6], told[6:]):
+        legend = Text("        ")
+        for sign, style, name in part:
+            legend.append(sign, style=style)
+            legend.append(f" {name:<11}", style="dim")
+        out.print(legend)
+
+
+def _roles_table(roles: Any, count: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("role")
+    table.add_column("heads", justify="right")
+    table.add_column("from", justify="right", style="dim")
+    table.add_column("evenly", justify="right", style="dim")
+    table.add_column("leading heads (layer.head score)")
+    for i, name in enumerate(roles["role"].values):
+        score = roles.role_score.values[i]
+        found = leaders(score, roles["layer"].values, roles["head"].values, count)
+        best = "  ".join(
+            f"{layer}.{head} [bold]{value:.2f}[/]{_offset(roles, name, layer, head)}" for layer, head, value in found
+        )
+        baseline = float(np.nanmean(roles.role_baseline.values[i]))
+        table.add_row(
+            f"{name}", str(int(roles.has_role.values[i].sum())), f"{float(roles.role_threshold[i]):g}",
+            f"{baseline:.3f}", best,
+        )  # fmt: skip
+    return table
+
+
+def _offset(roles: Any, role: str, layer: int, head: int) -> str:
+    """Of the fixed offset, which."""
+    if role != "offset" or "fixed_offset" not in roles:
+        return ""
+    return f" [dim]({int(roles.fixed_offset.sel(layer=layer, head=head)):+d})[/]"
+
+
+def _print_probe(out: Console, probed: Any, count: int) -> None:
+    length = probed.attrs["length"]
+    out.print(f"[dim]on {probed.attrs['count']} x {length} random tokens, repeated (layer.head score)[/]")
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for name in ("previous", "duplicate", "induction", "prefix_matching"):
+        found = leaders(probed[name].values, probed["layer"].values, probed["head"].values, count)
+        best = "  ".join(f"{layer}.{head} [bold]{value:.2f}[/]" for layer, head, value in found)
+        table.add_row(name.replace("_", " "), f"[dim]evenly {float(probed[f'{name}_baseline']):.3f}[/]", best)
+    out.print(table)
+
+
+def _print_diversity(out: Console, diversity: Any) -> None:
+    heads = diversity.sizes["head"]
+    out.print("[dim]diversity of a layer: 1 - mean similarity of its heads, and how many unlike heads they equal[/]")
+    if "all_effective_heads" in diversity:
+        count, number = diversity.sizes["member"], float(diversity.all_effective_heads)
+        out.print(f"[dim]    all[/]        {number:.1f} of {count}")
+    for i, layer in enumerate(diversity["layer"].values):
+        value, number = float(diversity.diversity[i]), float(diversity.effective_heads[i])
+        line = Text(f"{layer:>7} ", style="dim")
+        line.append(f"{value:5.2f}  " if not np.isnan(value) else "    -  ")
+        line.append("█" * round(BAR * number / heads), style="cyan")
+        line.append(f" {number:.1f} of {heads}")
+        out.print(line)
+
+
+def _json(roles: Any, diversity: Any, probed: Any, count: int) -> dict[str, Any]:
+    layers, heads = roles["layer"].values, roles["head"].values
+    found: dict[str, Any] = {
+        "attributes": {str(k): v.item() if isinstance(v, np.generic) else v for k, v in roles.attrs.items()},
+        "roles": {},
+        "leading_role": [[str(name) or None for name in row] for row in leading_role(roles)],
+    }
+    for i, name in enumerate(roles["role"].values):
+        leading = leaders(roles.role_score.values[i], layers, heads, count)
+        found["roles"][str(name)] = {
+            "definition": str(roles.role_definition.values[i]),
+            "threshold": float(roles.role_threshold[i]),
+            "baseline": [_none(v) for v in roles.role_baseline.values[i]],
+            "heads": int(roles.has_role.values[i].sum()),
+            "leading": [{"layer": layer, "head": head, "score": score} for layer, head, score in leading],
+        }
+    found["diversity"] = [
+        {"layer": int(layer), "diversity": _none(d), "effective_heads": float(n)}
+        for layer, d, n in zip(layers, diversity.diversity.values, diversity.effective_heads.values, strict=True)
+    ]
+    if probed is not None:
+        found["probe"] = {
+            name: {
+                "baseline": float(probed[f"{name}_baseline"]),
+                "leading": [
+                    {"layer": layer, "head": head, "score": score}
+                    for layer, head, score in leaders(probed[name].values, layers, heads, count)
+                ],
+            }
+            for name in ("previous", "duplicate", "induction", "prefix_matching")
+        }
+    return found
+
+
+def _none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

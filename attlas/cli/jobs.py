@@ -1,0 +1,168 @@
+"""What `stats` and `heads` share: the options of a job, its progress bar, its plan in words."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from attlas.cli.capture import storage_option
+from attlas.cli.output import console, human_bytes
+from attlas.cli.selection import LAYERS
+
+__all__ = ["choices_of", "job_options", "job_progress", "notes", "print_plan", "summary_line"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Sample(click.ParamType[str]):
+    """`2000` rows, or `5%` of them."""
+
+    name = "rows"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).strip()
+        if re.fullmatch(r"[1-9]\d*|\d+(\.\d+)?%", text):
+            return text
+        return self.fail(f"{text!r} is no number of rows: write 2000, or 5%", param, ctx)
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """`0.001,0.01` -> (0.001, 0.01)."""
+
+    name = "numbers"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            return self.fail(f"{value!r} is no list of numbers: write 0.001,0.01", param, ctx)
+
+
+NUMBERS = Numbers()
+KINDS = ("self", "encoder", "decoder", "cross")
+
+
+def job_options(command: F) -> F:
+    """Options that choose what a job looks at, and where it runs."""
+    for option in reversed(
+        (
+            click.option("--kind", type=click.Choice(KINDS), help="[default: the first]"),
+            click.option("--document", "documents", multiple=True, help="One document, or again, more. [default: all]"),
+            click.option("--layers", type=LAYERS, help="Layers, such as 0,4:8,-1. [default: all]"),
+            click.option(
+                "--sample", type=Sample(),
+                help="Query rows to look at, of each layer and head: 2000, or 5%. [default: all, exactly]",
+            ),
+            click.option("--seed", type=int, default=0, show_default=True, help="Of the sample."),
+            click.option(
+                "--scheduler", default="threads", show_default=True, metavar="threads|ray|tcp://HOST:PORT",
+                help="Where the job runs: here, on Ray (RAY_ADDRESS, or a private one), on a dask.distributed cluster.",
+            ),
+            click.option("--workers", type=click.IntRange(1), help="Threads at work here. [default: one a core]"),
+            click.option("--explain", is_flag=True, help="Print what would be read, and the memory, and stop."),
+            click.option("--save/--no-save", default=True, show_default=True, help="Keep the answer in the atlas."),
+            click.option(
+                "--storage-option", "storage_options", multiple=True, callback=storage_option,
+                help="key=value for a URL.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def choices_of(
+    atlas: Any,
+    *,
+    kind: str | None,
+    documents: tuple[str, ...],
+    layers: list[int] | None,
+    sample: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """The options as `attlas.analysis` takes them; a share of the rows becomes their number."""
+    from attlas.analysis.corpus import find_corpus
+
+    count = None if sample is None or sample.endswith("%") else int(sample)
+    if sample is not None and sample.endswith("%"):
+        rows = find_corpus(atlas, kind=kind, documents=documents or None, layers=layers).rows
+        count = max(4, round(float(sample[:-1]) / 100 * rows))
+    return {
+        "kind": kind, "documents": documents or None, "layers": layers, "sample": count, "seed": seed,
+    }  # fmt: skip
+
+
+@contextmanager
+def job_progress(title: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar of blocks on a terminal, on stderr; nothing in a pipe."""
+    screen = console(stderr=True)
+    with Progress(
+        SpinnerColumn(), TextColumn(title), BarColumn(bar_width=None), TextColumn("{task.fields[told]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        console=screen, transient=True, disable=not (shown and screen.is_terminal),
+    ) as bar:  # fmt: skip
+        task = bar.add_task(title, total=None, told="reading the plan")
+
+        def move(done: int, total: int) -> None:
+            bar.update(task, total=total, completed=done, told=f"block {done:,} of {total:,}")
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the answer is not kept")  # `notes` says it
+            yield move
+
+
+def print_plan(plan: Any, store: str) -> None:
+    """An `Explanation` in words."""
+    out = console()
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("atlas", f"[bold]{store}[/]  {plan.kind} attention")
+    table.add_row("of", f"{plan.layers} layers x {plan.heads} heads, {_counted(plan.documents, 'document')}")
+    share = "all, exactly" if plan.rows == plan.of_rows else f"{plan.rows / plan.of_rows:.1%}, sampled"
+    table.add_row("query rows", f"{plan.rows:,} of {plan.of_rows:,} ({share}) of each layer and head")
+    table.add_row("from", plan.source)
+    if plan.kept:
+        table.add_row("", "[green]the answer is kept in the atlas: nothing is computed[/]")
+    else:
+        table.add_row("blocks", f"{plan.blocks:,}, each one kernel call on one layer's heads")
+        if plan.read_bytes:
+            table.add_row("read", f"at most {human_bytes(plan.read_bytes)}, once for each block that needs it")
+        table.add_row(
+            "memory",
+            f"at most {human_bytes(plan.memory_bytes)}: {plan.workers} tasks x {human_bytes(plan.block_bytes)} a block",
+        )
+    out.print(table)
+
+
+def summary_line(store: str, result: Any, seconds: float) -> str:
+    """What the answer is of, on one line."""
+    attributes = result.attrs
+    rows = f"all {attributes['rows']:,} query rows, exactly"
+    if attributes["exact"] != "yes":
+        rows = f"{attributes['rows_used']:,} of {attributes['rows']:,} query rows, sampled"
+    how = "kept from before" if attributes.get("reused") else f"{seconds:.1f} s"
+    return (
+        f"[bold]{store}[/]\n{attributes['kind']} attention, {result.sizes['layer']} layers x {result.sizes['head']} "
+        f"heads, {_counted(attributes['documents'], 'document')}\n[dim]{rows}, from {attributes['source']}, {how}[/]"
+    )
+
+
+def notes(result: Any) -> list[str]:
+    """What the answer lacks, and whether it could not be kept."""
+    left_out, kept = result.attrs.get("left_out"), str(result.attrs.get("kept", ""))
+    found = [f"not told by this atlas, kind or sample: {left_out}"] if left_out else []
+    return found + ([f"not kept in the atlas ({kept.removeprefix('no: ')})"] if kept.startswith("no: ") else [])
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,161 @@
+"""Figures of statistics: layer means with their spread, histograms over heads, boxes over documents, distance decay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from attlas.errors import InputError
+from attlas.plots.style import INK, SEQUENTIAL, grid_of, label_axis, new_figure, styled, title
+
+__all__ = ["distance_decay", "head_boxes", "histograms", "layer_means"]
+
+FEW_COLOURS = 12
+
+
+def layer_means(found: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
+    """One panel a statistic: the mean over a layer's heads, the middle half of them, and each head as a dot.
+
+    found: of `attlas.analysis.statistics`. Raises InputError where a name is no statistic a head.
+    """
+    chosen = _chosen(found, names)
+    rows, columns = grid_of(len(chosen))
+    with styled():
+        figure = new_figure(3.1 * columns + 0.4, 2.2 * rows + 0.7)
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+        layers = np.arange(found.sizes["layer"])
+        for panel, name in zip(panels, chosen, strict=False):
+            values = found[name].values
+            low, high = np.nanpercentile(values, [25, 75], axis=1)
+            panel.fill_between(layers, low, high, color="#4c86a8", alpha=0.3, lw=0)
+            for head in range(values.shape[1]):
+                panel.plot(layers, values[:, head], ".", color=INK, ms=2, alpha=0.35)
+            panel.plot(layers, np.nanmean(values, axis=1), color="#1f5f86", lw=1.6)
+            panel.set_title(name.replace("_", " "))
+            panel.set_ylabel("" if found[name].attrs["units"] == "1" else found[name].attrs["units"])
+            label_axis(panel.xaxis, found["layer"].values, room=8)
+            _hold_still(panel, values)
+        for panel in panels[len(chosen) :]:
+            panel.set_visible(False)
+        figure.supxlabel("layer", fontsize=9, color=INK)
+        title(figure, found, "Mean over the heads of a layer (line), their middle half (band), every head (dots)")
+    return figure
+
+
+def histograms(found: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
+    """One panel a statistic: how many heads have which value."""
+    chosen = _chosen(found, names)
+    rows, columns = grid_of(len(chosen))
+    with styled():
+        figure = new_figure(3.1 * columns + 0.4, 2.1 * rows + 0.7)
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for panel, name in zip(panels, chosen, strict=False):
+            values = found[name].values.ravel()
+            values = values[np.isfinite(values)]
+            middle = float(values.mean()) if len(values) else 0.0
+            alike = len(values) and np.ptp(values) <= 1e-4 * abs(middle)
+            around = (0.0, 2 * middle if middle > 0 else 1.0) if alike else None
+            panel.hist(values, bins=min(30, max(5, len(values) // 4)), range=around, color="#4c86a8")
+            panel.set_title(name.replace("_", " "))
+            units = found[name].attrs["units"]
+            panel.set_xlabel("" if units == "1" else units)
+            panel.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
+        for panel in panels[len(chosen) :]:
+            panel.set_visible(False)
+        figure.supylabel("heads", fontsize=9, color=INK)
+        title(figure, found, "How many heads have which value")
+    return figure
+
+
+def head_boxes(found: xr.Dataset, name: str = "entropy", *, layer: int | None = None) -> Figure:
+    """One box a head: a statistic over the documents, whiskers from the 5th to the 95th percentile.
+
+    layer: the heads of one layer; by default every layer has a panel. Raises InputError where the answer does not tell
+    documents apart.
+    """
+    key = f"document_{name}"
+    if key not in found or found[key].dims != ("document", "layer", "head"):
+        raise InputError(f"there is no {name} of each document here: ask without a sample, or for another statistic")
+    values = found[key] if layer is None else found[key].sel(layer=[layer])
+    heads = found["head"].values
+    rows, columns = grid_of(values.sizes["layer"], most=max(1, min(4, 48 // len(heads))))
+    width = max(2.4, 0.22 * len(heads) + 0.8)
+    with styled():
+        figure = new_figure(width * columns + 0.4, 1.7 * rows + 0.8)
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        for panel, at in zip(panels, range(values.sizes["layer"]), strict=False):
+            boxes = values.values[:, at]
+            panel.boxplot(
+                [column[np.isfinite(column)] for column in boxes.T], positions=range(len(heads)), whis=(5, 95),
+                widths=0.6, showfliers=False, medianprops={"color": "#b3361b"}, patch_artist=True,
+                boxprops={"facecolor": "#d5e4ee", "edgecolor": "#1f5f86"}, whiskerprops={"color": "#1f5f86"},
+                capprops={"color": "#1f5f86"}, manage_ticks=False,
+            )  # fmt: skip
+            panel.set_title(f"layer {values['layer'].values[at]}")
+            label_axis(panel.xaxis, heads, room=max(4, int(width * 4)))
+        for panel in panels[values.sizes["layer"] :]:
+            panel.set_visible(False)
+        figure.supxlabel("head", fontsize=9, color=INK)
+        units = found[key].attrs["units"]
+        figure.supylabel(name.replace("_", " ") + ("" if units == "1" else f" ({units})"), fontsize=9, color=INK)
+        title(figure, found, f"{name.replace('_', ' ').capitalize()} over documents: median, middle half, 5% to 95%")
+    return figure
+
+
+def distance_decay(found: xr.Dataset) -> Figure:
+    """Weight a token at each distance, one line a layer (mean over its heads), on logarithmic axes."""
+    if "weight_by_distance" not in found:
+        raise InputError("there is no weight_by_distance here: it needs factors, and keys of the query's own text")
+    start, stop = found.distance.values, found.distance_stop.values
+    middle = np.sqrt(np.maximum(start, 0.5) * np.maximum(stop - 1, 0.5))
+    weight = found.weight_by_distance.mean("head").values / (stop - start)
+    layers = found["layer"].values
+    colours = mpl.colormaps[SEQUENTIAL](np.linspace(0, 0.95, len(layers)))
+    with styled():
+        figure = new_figure(7.2, 4.4)
+        panel = figure.subplots()
+        for i, layer in enumerate(layers):
+            seen = weight[i] > 0
+            panel.plot(middle[seen], weight[i][seen], color=colours[i], lw=1.3, marker=".", ms=4, label=f"{layer}")
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        ticks = [0.5, *(2.0**p for p in range(int(np.log2(max(stop[-1], 2))) + 1))]
+        step = max(1, -(-len(ticks) // 9))
+        panel.set_xticks(ticks[::step], ["0" if t < 1 else f"{t:g}" for t in ticks[::step]])
+        panel.minorticks_off()
+        panel.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
+        panel.set_xlabel("distance |i - j| (tokens)")
+        panel.set_ylabel("weight on one key at this distance")
+        if len(layers) <= FEW_COLOURS:
+            panel.legend(title="layer", frameon=False, fontsize=8, ncols=2)
+        else:
+            scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(layers[0], layers[-1]), SEQUENTIAL)
+            figure.colorbar(scale, ax=panel, label="layer", shrink=0.8, ticks=MaxNLocator(integer=True))
+        title(figure, found, "How weight falls with distance, mean over the heads of a layer")
+    return figure
+
+
+def _hold_still(panel: Any, values: Any) -> None:
+    """Values that are all alike get an axis on which their rounding is not seen."""
+    middle = float(np.nanmean(values))
+    if np.nanmax(values) - np.nanmin(values) <= 1e-4 * abs(middle):
+        panel.set_ylim(0, 2 * middle if middle > 0 else 1)
+
+
+def _chosen(found: xr.Dataset, names: Sequence[str] | None) -> list[str]:
+    """Statistics with one number a head."""
+    known = [
+        str(name)
+        for name, variable in found.data_vars.items()
+        if variable.dims == ("layer", "head") and not str(name).endswith(("_error", "_low", "_high"))
+    ]
+    wrong: Any = next((name for name in names or () if name not in known), None)
+    if wrong is not None or not known:
+        raise InputError(f"{wrong!r} is not one number a head here: choose of {', '.join(known) or 'none'}")
+    return known if names is None else list(names)

@@ -1,0 +1,87 @@
+"""What all figures share: fonts, colours, sizes that follow what is shown, axes whose labels can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from attlas.errors import InputError
+
+__all__ = ["INK", "SEQUENTIAL", "grid_of", "label_axis", "new_figure", "readable", "save", "styled", "title"]
+
+INK, PALE, SEQUENTIAL = "#22303c", "#8a97a3", "viridis"
+ENDINGS = (".png", ".pdf", ".svg")
+DOTS = 150
+
+STYLE: dict[str, Any] = {
+    "font.size": 9, "font.family": "sans-serif", "axes.edgecolor": PALE, "axes.labelcolor": INK,
+    "axes.titlecolor": INK, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "xtick.color": INK, "ytick.color": INK,
+    "axes.grid": False, "figure.facecolor": "white", "svg.fonttype": "none", "text.parse_math": False,
+}  # fmt: skip
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures made within have our style; matplotlib's own settings stay as they are."""
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches, on no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write .png, .pdf or .svg by the file's ending; raises InputError at any other."""
+    path = Path(path)
+    if path.suffix not in ENDINGS:
+        raise InputError(f"{path.name}: a figure is written to a file that ends in {', '.join(ENDINGS)}")
+    with styled():
+        figure.savefig(path, dpi=DOTS)
+
+
+def label_axis(axis: Any, labels: Sequence[Any] | NDArray[Any], *, room: int) -> None:
+    """Ticks at 0, 1, 2, ... with these labels, thinned out so that at most `room` stand beside one another."""
+    step = max(1, int(np.ceil(len(labels) / max(room, 1))))
+    places = list(range(0, len(labels), step))
+    axis.set_ticks(places, [readable(str(labels[i])) for i in places])
+
+
+def readable(text: str, width: int = 18) -> str:
+    """A token or name on one line: blanks made visible, long ones cut."""
+    shown = text.replace("\n", "⏎").replace("\t", "⇥")
+    shown = "".join(letter if letter.isprintable() else "·" for letter in shown) or "·"
+    return shown if len(shown) <= width else shown[: width - 1] + "…"
+
+
+def grid_of(count: int, *, most: int = 4) -> tuple[int, int]:
+    """Rows and columns for `count` panels."""
+    columns = min(count, most)
+    return -(-count // columns), columns
+
+
+def title(figure: Figure, dataset: Any, what: str, *, rows: str | None = None) -> None:
+    """What is shown, of which model and how much text."""
+    attributes = dataset.attrs
+    model = Path(str(attributes.get("model", ""))).name
+    if rows is None and attributes.get("exact") == "yes":
+        rows = f"all {attributes['rows']:,} query rows"
+    elif rows is None:
+        rows = f"{attributes.get('rows_used', 0):,} of {attributes.get('rows', 0):,} query rows, sampled"
+    count = attributes.get("documents", 1)
+    figure.suptitle(
+        f"{what}\n{model}, {attributes.get('kind', 'self')} attention, {count:,} document{'s'[: count != 1]}, {rows}",
+        x=0.01, ha="left", fontsize=10, color=INK,
+    )  # fmt: skip

@@ -1,0 +1,154 @@
+"""Answers are kept in the atlas, found again for the same question alone, and written as tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+from pyarrow import parquet
+
+import attlas
+from attlas import analysis
+from attlas.errors import InputError, TierError
+from attlas.storage import AtlasWriter
+from tests.analysis.test_statistics import write
+from tests.conftest import S3Server
+from tests.storage.synthetic import Synthetic, synthetic
+
+
+def local(made: Synthetic, where: Path, packs: int | None = None) -> attlas.Atlas:
+    writer = AtlasWriter.create(where, made.spec("factors"))
+    for pack in made.packs[:packs]:
+        made.write_pack(writer, pack)
+    return attlas.open_atlas(where)
+
+
+def test_the_same_question_is_answered_from_the_atlas(tmp_path: Path) -> None:
+    atlas = local(synthetic(seed=1), tmp_path / "a.zarr")
+    calls: list[tuple[int, int]] = []
+    first = analysis.statistics(atlas, sample=60, seed=4, progress=lambda *now: calls.append(now))
+    assert calls
+    calls.clear()
+    again = analysis.statistics(
+        attlas.open_atlas(tmp_path / "a.zarr"), sample=60, seed=4, progress=lambda *now: calls.append(now)
+    )
+    assert not calls
+    assert again.attrs["reused"] == "yes"
+    for name in first.data_vars:
+        np.testing.assert_array_equal(again[name], first[name])
+        assert again[name].attrs["units"] == first[name].attrs["units"]
+    for other in (
+        {"seed": 5},
+        {"sample": 64},
+        {"thresholds": (0.5,)},
+        {"layers": [0]},
+        {"documents": ["doc-0", "doc-2"]},
+    ):
+        assert "reused" not in analysis.statistics(atlas, **{"sample": 60, "seed": 4} | other).attrs
+    kept = analysis.saved_results(atlas)
+    assert len(kept) == 6
+    assert json.loads(next(iter(kept.values()))["parameters"])["seed"] == 4
+    opened = xr.open_zarr(tmp_path / "a.zarr", group=next(iter(kept)), consolidated=False)
+    np.testing.assert_array_equal(opened.entropy, first.entropy)
+
+
+def test_an_answer_is_of_the_packs_that_were_there(tmp_path: Path) -> None:
+    made = synthetic(seed=1)
+    part = local(made, tmp_path / "a.zarr", packs=1)
+    before = analysis.statistics(part)
+    assert set(before.document.values) == set(part)
+    writer = AtlasWriter.reopen(tmp_path / "a.zarr", made.spec("factors"))
+    for pack in writer.pending_packs():
+        made.write_pack(writer, pack)
+    whole = attlas.open_atlas(tmp_path / "a.zarr")
+    after = analysis.statistics(whole)
+    assert "reused" not in after.attrs
+    assert after.sizes["document"] == 4
+    with pytest.raises(InputError, match="not committed"):
+        analysis.statistics(part, documents=["doc-3"])
+
+
+def test_an_answer_cut_off_while_written_does_not_count(tmp_path: Path) -> None:
+    atlas = local(synthetic(seed=1), tmp_path / "a.zarr")
+    path = analysis.statistics(atlas).attrs["kept"]
+    group = zarr.open_group(tmp_path / "a.zarr", path=path, mode="r+", use_consolidated=False)
+    del group.attrs["complete"]
+    assert "reused" not in analysis.statistics(atlas).attrs
+    assert analysis.statistics(atlas).attrs["reused"] == "yes"
+
+
+def test_an_atlas_that_cannot_be_written_still_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = local(synthetic(seed=1), tmp_path / "a.zarr")
+    (tmp_path / "a.zarr" / "analysis").write_text("in the way")
+    with pytest.warns(UserWarning, match="not kept"):
+        found = analysis.statistics(atlas)
+    assert found.attrs["kept"].startswith("no: ")
+    assert found.entropy.notnull().all()
+
+
+def test_answers_are_kept_in_an_object_store(s3_server: S3Server) -> None:
+    where, options = f"s3://{s3_server.bucket}/analysis.zarr", s3_server.storage_options
+    made = synthetic((40, 20), seed=1)
+    writer = AtlasWriter.create(where, made.spec("factors"), storage_options=options)
+    for pack in made.packs:
+        made.write_pack(writer, pack)
+    atlas = attlas.open_atlas(where, storage_options=options)
+    first = analysis.statistics(atlas, names=["entropy"])
+    assert first.attrs["kept"].startswith("analysis/")
+    again = analysis.statistics(attlas.open_atlas(where, storage_options=options), names=["entropy"])
+    assert again.attrs["reused"] == "yes"
+    np.testing.assert_array_equal(again.entropy, first.entropy)
+
+
+def test_attlas_verify_passes_beside_answers(tmp_path: Path) -> None:
+    analysis.statistics(local(synthetic(seed=1), tmp_path / "a.zarr"))
+    assert attlas.verify(tmp_path / "a.zarr").passed
+
+
+def test_tables_hold_every_number(tmp_path: Path) -> None:
+    found = analysis.statistics(write(synthetic(seed=1), "tables"))
+    for ending in ("csv", "json", "parquet"):
+        analysis.write_table(found, tmp_path / f"t.{ending}")
+    frames = {
+        "csv": pd.read_csv(tmp_path / "t.csv"),
+        "json": pd.DataFrame(json.loads((tmp_path / "t.json").read_text())["rows"]),
+        "parquet": pd.read_parquet(tmp_path / "t.parquet"),
+    }
+    for frame in frames.values():
+        assert len(frame) == 8
+        row = frame[(frame["layer"] == 1) & (frame["head"] == 2)].iloc[0]
+        assert row["entropy"] == pytest.approx(float(found.entropy.sel(layer=1, head=2)), rel=1e-12)
+        expected = float(found.sparsity.sel(layer=1, head=2, threshold=0.01))
+        assert row["sparsity[0.01]"] == pytest.approx(expected, rel=1e-12)
+    told = json.loads(parquet.read_schema(tmp_path / "t.parquet").metadata[b"attlas"])
+    assert told["columns"]["entropy"]["units"] == "nat"
+    documents = analysis.to_frame(found, ("document", "layer", "head"))
+    assert len(documents) == 32
+    assert {"document", "entropy", "gini"} <= set(documents.columns)
+    with pytest.raises(InputError, match=r"\.csv"):
+        analysis.write_table(found, tmp_path / "t.xlsx")
+
+
+def test_what_cannot_be_told_is_refused() -> None:
+    made = synthetic(seed=1)
+    stored, factors = write(made, "refused-s", "statistics"), write(made, "refused-f")
+    with pytest.raises(TierError, match="factors"):
+        analysis.statistics(stored, names=["position_variance"])
+    with pytest.raises(TierError, match="row_max"):
+        analysis.statistics(factors, names=["max_weight"], sample=50)
+    with pytest.raises(InputError, match="leave --sample out"):
+        analysis.statistics(stored, sample=50)
+    with pytest.raises(InputError, match="no statistic"):
+        analysis.statistics(factors, names=["kurtosis"])
+    with pytest.raises(InputError, match="no choice"):
+        analysis.statistics(factors, document="doc-0")
+    with pytest.raises(InputError, match="no document"):
+        analysis.statistics(factors, documents=["nowhere"])
+    with pytest.raises(InputError, match="no layer 7"):
+        analysis.statistics(factors, layers=[7])
+    assert "position_variance" in analysis.statistics(stored).attrs["left_out"]
