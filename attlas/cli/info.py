@@ -106,7 +106,7 @@ def _show(told: dict[str, Any]) -> None:
         first, count = failed["documents"][0], len(failed["documents"])
         names = repr(first) + (f" and {count - 1} more" if count > 1 else "")
         grid.add_row("", f"[red]pack {failed['pack']} ({names}): {escape(failed['error'])}[/]")
-    grid.add_row("created", told["created"])
+    grid.add_row("created", told["created"].partition(".")[0])
     if told["options"].get("queries"):
         seed = f", seed {told['options']['seed']}" if "random" in told["options"]["queries"] else ""
         grid.add_row("queries", f"only {told['options']['queries']}{seed}")

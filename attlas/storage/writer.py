@@ -194,7 +194,7 @@ def _token_ids(spec: AtlasSpec) -> Iterator[schema.ArraySpec]:
 
 def _attributes(spec: AtlasSpec) -> dict[str, Any]:
     """The root attributes, as JSON gives them back."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     attributes = {
         "Conventions": "CF-1.11",
         "attlas_version": schema.VERSION,
