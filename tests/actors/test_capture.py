@@ -26,8 +26,6 @@ from tests.actors.chaos_driver import corpus, plan_small_packs
 from tests.actors.pipeline import assert_atlases_equal
 from tests.families import BY_NAME, build_model
 
-WORDS = "the old mill by the river where the lamp went out twice and the boat came home".split()  # noqa: SIM905
-
 
 @pytest.fixture
 def events() -> Iterator[list[dict[str, Any]]]:
