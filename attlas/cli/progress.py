@@ -52,7 +52,9 @@ class CaptureProgressBar:
         self._drawn = now
         running = state.layers_done / state.layers if state.layers else 0.0
         done = min(state.packs_done + (running if state.packs_done < state.packs else 0.0), state.packs)
-        self._bar.update(self._task, total=state.packs, completed=done, told=_told(state))
+        now_done = done - (state.packs_done - state.packs_now)  # without what an earlier run committed
+        left = (state.packs - done) * state.seconds / now_done if now_done > 0 else None
+        self._bar.update(self._task, total=state.packs, completed=done, told=_told(state, left))
         self._live.update(Group(self._bar, _shard_lines(state.shards)) if state.shards else self._bar)
 
 
@@ -67,15 +69,16 @@ def capture_progress(title: str, *, shown: bool = True) -> Iterator[CaptureProgr
         yield CaptureProgressBar(title, live)
 
 
-def _told(state: CaptureProgress) -> str:
+def _told(state: CaptureProgress, left: float | None) -> str:
     parts = [f"pack {min(state.packs_done + 1, state.packs)}/{state.packs}"]
     if state.layers:
         parts.append(f"layer {state.layers_done}/{state.layers}")
     parts.append(f"{state.tokens_done:,} of {state.tokens:,} tokens")
     if state.packs_now and state.seconds:
-        speed = state.tokens_now / state.seconds
-        parts.append(f"{state.packs_now / state.seconds:.2g} packs/s  {speed:,.0f} tokens/s")
-        parts.append(f"{human_seconds((state.tokens - state.tokens_done) / speed)} left")
+        packs, tokens = state.packs_now / state.seconds, state.tokens_now / state.seconds
+        parts.append(f"{packs:.2g} packs/s  {tokens:,.0f} tokens/s")
+    if left is not None:
+        parts.append(f"{human_seconds(left)} left")
     if state.retries:
         parts.append(f"[yellow]{state.retries} run again[/]")
     if state.failed:
