@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging as python_logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -272,13 +273,17 @@ def _load(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' loading bar and its report off the screen; what matters in the report is checked."""
+    """Keep transformers' loading bar and report, and accelerate's remarks, off the screen; what matters is checked."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    accelerate = python_logging.getLogger("accelerate")
+    level = accelerate.level
+    accelerate.setLevel(python_logging.ERROR)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        accelerate.setLevel(level)
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
