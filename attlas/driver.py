@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attlas.engine.documents import Document, Pack, plan_packs, with_chosen_rows
-from attlas.engine.estimate import shape_of
+from attlas.engine.estimate import ModelShape, shape_of
 from attlas.engine.layout import KindLayout, ModelLayout, keep_heads, keep_layers, layer_span
 from attlas.engine.models import LoadedModel
 from attlas.engine.probe import layout_of
@@ -135,6 +135,7 @@ def capture(
             extrapolate=extrapolate,
             shards=max(runs.owners(runs.layout.kinds()[-1])) + 1,
             replicas=replicas,
+            held=runs.held,
         )
         options = {
             "layers": None if layers is None else list(layers),
@@ -186,8 +187,12 @@ def plan_capture(
     extrapolate: bool = False,
     shards: int = 1,
     replicas: int = 1,
+    held: Callable[[ModelShape], ModelShape] | None = None,
 ) -> CapturePlan:
-    """Check the documents and cut them into packs; writes nothing. layout: the probe's; None: probe the model now."""
+    """Check the documents and cut them into packs; writes nothing.
+
+    layout: the probe's; None: probe the model now. held: of the model's sizes, what counts against `memory`; None: all.
+    """
     selection = None if queries is None else parse_queries(queries, seed)
     layout = layout or layout_of(loaded)
     kinds = layout.kinds()
@@ -209,8 +214,11 @@ def plan_capture(
         kinds = tuple(replace(kind, chosen_rows=True) for kind in kinds)
         documents = [with_chosen_rows(document, selection) for document in documents]
     lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()} for document in documents]
+    shape = shape_of(loaded.model, dtype=kinds[0].dtype)
+    if held is not None and memory is not None:  # without a budget the store is laid out alike for any number of shards
+        shape = held(shape)
     sizes = plan_sizes(
-        shape_of(loaded.model, dtype=kinds[0].dtype),
+        shape,
         keep=keep,
         longest=longest,
         total=total,

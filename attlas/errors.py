@@ -15,6 +15,7 @@ __all__ = [
     "StoreMissingError",
     "TierError",
     "UnsupportedModelError",
+    "first_line",
 ]
 
 
@@ -71,3 +72,8 @@ class CorruptAtlasError(AttlasError, OSError):
 
 class TierError(AttlasError, LookupError):
     """The question needs a tier (statistics, factors, maps) that this atlas does not keep."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message as far as it fits a line; its type where it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from attlas.engine.documents import Document, Pack
+from attlas.engine.estimate import ModelShape
 from attlas.engine.headroom import Headroom, release_memory
 from attlas.engine.layout import KindLayout, ModelLayout
 from attlas.engine.models import LoadedModel, Placement, load_model
@@ -20,11 +21,11 @@ from attlas.engine.passage import passages
 from attlas.engine.probe import layout_of
 from attlas.engine.runner import ShardRunner
 from attlas.engine.shard import Shard
-from attlas.errors import AttlasError, InputError, NoMemoryError
+from attlas.errors import AttlasError, InputError, NoMemoryError, first_line
 from attlas.progress import Progress
 from attlas.storage import AtlasWriter
 
-__all__ = ["Runs", "in_process", "name_documents"]
+__all__ = ["Runs", "in_process", "name_documents", "with_offload"]
 
 
 class Runs(Protocol):
@@ -35,6 +36,9 @@ class Runs(Protocol):
 
     def owners(self, kind: KindLayout) -> list[int]:
         """The shard that holds each of a kind's layers."""
+
+    def held(self, shape: ModelShape) -> ModelShape:
+        """Of a model's sizes, what the neediest process has of it in memory."""
 
     def run(
         self,
@@ -65,7 +69,7 @@ def in_process(model: Any, *, threads: int | None, offload: int | None, **loadin
             torch.set_num_threads(threads)
         try:
             loaded = load_model(model, placement=placement, **loading)
-            yield InProcess(loaded, layout_of(loaded))
+            yield InProcess(loaded, layout_of(loaded), offload)
         finally:
             if threads is not None:
                 torch.set_num_threads(before)
@@ -74,11 +78,14 @@ def in_process(model: Any, *, threads: int | None, offload: int | None, **loadin
 class InProcess:
     """Implements Runs: the model whole, pack by pack."""
 
-    def __init__(self, loaded: LoadedModel, layout: ModelLayout) -> None:
-        self.loaded, self.layout = loaded, layout
+    def __init__(self, loaded: LoadedModel, layout: ModelLayout, offload: int | None) -> None:
+        self.loaded, self.layout, self.offload = loaded, layout, offload
 
     def owners(self, kind: KindLayout) -> list[int]:
         return [0] * len(kind.layers)
+
+    def held(self, shape: ModelShape) -> ModelShape:
+        return with_offload(shape, self.offload)
 
     def run(
         self,
@@ -186,6 +193,11 @@ class _Told:
             self.progress(self.state)
 
 
+def with_offload(shape: ModelShape, offload: int | None) -> ModelShape:
+    """A model's sizes where only `offload` bytes of its weights stay in memory."""
+    return shape if offload is None else replace(shape, weight_bytes=min(shape.weight_bytes, offload))
+
+
 def name_documents(pack: Pack, documents: Sequence[Document]) -> str:
     """A pack's documents in a few words."""
     first, count = documents[pack.documents[0]].id, len(pack.documents)
@@ -193,7 +205,7 @@ def name_documents(pack: Pack, documents: Sequence[Document]) -> str:
 
 
 def _told_error(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _no_memory(pack: Pack, documents: Sequence[Document], axes: Sequence[str], room: Headroom) -> NoMemoryError:

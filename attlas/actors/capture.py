@@ -12,14 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ray.exceptions import RayError, RayTaskError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attlas.actors.cluster import ClusterFacts, cluster_devices, joined_cluster
-from attlas.actors.plan import cut_layers, fit, layer_costs
+from attlas.actors.plan import ShardPlan, cut_layers, fit, layer_costs, shard_shapes
 from attlas.actors.queue import PackQueue
 from attlas.actors.replica import RemoteStage, Replica
 from attlas.actors.worker import Job, Loading, PackWork
 from attlas.engine.documents import Document, Pack
+from attlas.engine.estimate import ModelShape
 from attlas.engine.headroom import Headroom
 from attlas.engine.layout import KindLayout, ModelLayout
 from attlas.engine.models import (
@@ -33,7 +35,8 @@ from attlas.engine.passage import passages
 from attlas.engine.probe import probe_stages
 from attlas.engine.shard import Stack, find_stacks, meta_model
 from attlas.engine.support import check_supported
-from attlas.errors import ClusterError, InputError
+from attlas.errors import ClusterError, InputError, first_line
+from attlas.in_process import with_offload
 from attlas.progress import Progress
 from attlas.storage import AtlasWriter
 from attlas.storage.stores import Where
@@ -86,6 +89,15 @@ class ClusterRun:
     def __enter__(self) -> Self:
         try:
             self._start()
+        except RayTaskError:  # our own code, or a library's, broke in a shard: its message says where
+            self._stack.close()
+            raise
+        except RayError as error:
+            self._stack.close()
+            raise ClusterError(
+                f"a shard's process died before the first pack ({first_line(error)}): most often it had no memory for "
+                "its weights -- use more --shards, a smaller --dtype, or --offload"
+            ) from error
         except BaseException:
             self._stack.close()
             raise
@@ -101,6 +113,11 @@ class ClusterRun:
         holder = {module: shard for shard, facts in enumerate(self.replicas[0].facts) for module in facts.modules}
         owner = {(call.kind, call.layer): holder[call.module] for call in self.layout.calls}
         return [owner[kind.kind, layer] for layer in kind.layers]
+
+    def held(self, shape: ModelShape) -> ModelShape:
+        """Of a model's sizes, those of the shard with the most weights, as far as they stay in memory."""
+        shapes = (shape,) if self._plan is None else shard_shapes(self.loaded.model, shape, self._stacks, self._plan)
+        return with_offload(max(shapes, key=lambda one: one.weight_bytes), self.options.offload)
 
     def run(
         self,
@@ -123,10 +140,7 @@ class ClusterRun:
             block=spec.block, finish=False,
         )  # fmt: skip
         for one in self.replicas:
-            if one.state == "ready":
-                one.prepare(job)
-            else:
-                one.job = job
+            one.prepare(job)
         begun, done = time.monotonic(), {"tokens": 0}
 
         def work(pack: Pack, room: Headroom) -> PackWork:
@@ -177,8 +191,9 @@ class ClusterRun:
         wanted = (options.shards or 1) * options.replicas
         facts = self._stack.enter_context(joined_cluster(options.address, cpus=wanted))
         uses_gpu = facts.gpus > 0 and self.device != "cpu"
-        stacks = () if options.shards == 1 else find_stacks(meta)  # a model that is not cut needs none
-        spans = self._cut(meta, stacks, facts, uses_gpu)
+        self._stacks = stacks = () if options.shards == 1 else find_stacks(meta)  # a model that is not cut needs none
+        self._plan = self._cut(meta, stacks, facts, uses_gpu)
+        spans = ((0, 0),) if self._plan is None else self._plan.spans()
         threads = options.threads or (
             max(1, int(facts.cpus / max(facts.nodes, 1)) // wanted) if facts.private else None
         )
@@ -210,17 +225,18 @@ class ClusterRun:
 
     def _cut(
         self, meta: PreTrainedModel, stacks: tuple[Stack, ...], facts: ClusterFacts, uses_gpu: bool
-    ) -> tuple[tuple[int, int], ...]:
+    ) -> ShardPlan | None:
+        """Where the model is cut; None where it stays whole."""
         options = self.options
         if options.shards == 1:
-            return ((0, sum(stack.layers for stack in stacks)),)
+            return None
         dtype = self.dtype if self.dtype != "auto" else str(meta.config.dtype or "float32").removeprefix("torch.")
         costs, outside = layer_costs(meta, stacks, dtype=dtype, tokens=4096)
         if options.shards is None:
             devices = cluster_devices(facts, gpus=uses_gpu)
             working = int(devices.memory * WORKING_SHARE)
-            return fit(costs, stacks, devices, outside=outside, working=lambda _plan: working)[0].spans()
-        return cut_layers(costs, stacks, options.shards, outside=outside, step=options.span).spans()
+            return fit(costs, stacks, devices, outside=outside, working=lambda _plan: working)[0]
+        return cut_layers(costs, stacks, options.shards, outside=outside, step=options.span)
 
     def _wait_for_first(self) -> None:
         """Until the first replica's shards are loaded."""

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from attlas.actors.log import log_event
 from attlas.actors.plan import Devices
-from attlas.errors import ClusterError
+from attlas.errors import ClusterError, first_line
 
 __all__ = ["ClusterFacts", "cluster_devices", "joined_cluster"]
 
@@ -56,10 +56,10 @@ def joined_cluster(address: str | None, *, cpus: int) -> Iterator[ClusterFacts]:
             _connect(address, cpus)
         except (RayError, RuntimeError, ValueError, OSError) as error:
             place = "a private Ray cluster here" if private else f"the Ray cluster at {address}"
-            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ClusterError(
-                f"cannot reach {place}: {first} -- start one with ray start --head and give its address; where it asks "
-                "for a token, set RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN or ~/.ray/auth_token"
+                f"cannot reach {place}: {first_line(error)} -- start one with ray start --head and give its "
+                "address; where it asks for a token, set RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN or "
+                "~/.ray/auth_token"
             ) from error
     try:
         with _cluster_messages_logged() if ours else nullcontext():

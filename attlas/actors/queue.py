@@ -22,7 +22,7 @@ from attlas.actors.replica import Replica
 from attlas.actors.worker import PackKey, PackReport, PackWork
 from attlas.engine.documents import Pack
 from attlas.engine.headroom import Headroom
-from attlas.errors import AttlasError, ClusterError
+from attlas.errors import AttlasError, ClusterError, first_line
 from attlas.progress import ShardShare
 
 __all__ = ["PackQueue", "PackStore", "Tally"]
@@ -268,7 +268,7 @@ class PackQueue:
         task = active.task
         lane.forget(active)
         lane.replica.drop(task.key)
-        told = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        told = f"{type(error).__name__}: {first_line(error)}"
         smaller = task.room.less() if isinstance(error, torch.OutOfMemoryError) else None
         if smaller is not None:
             task.room = smaller
@@ -279,7 +279,7 @@ class PackQueue:
 
     def _replica_lost(self, lane: _Lane, error: Exception) -> None:
         """Every pack of the replica runs again, and the replica starts anew."""
-        told = next(iter(str(error).splitlines()), type(error).__name__)
+        told = first_line(error)
         log_event(
             "replica lost", replica=lane.replica.number, error=told, packs=[a.task.pack.index for a in lane.active]
         )

@@ -13,13 +13,13 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from attlas.actors.log import log_event
 from attlas.actors.worker import Job, Loading, PackKey, PackWork, ShardFacts, ShardWorker
-from attlas.errors import AttlasError, ClusterError
+from attlas.errors import AttlasError, ClusterError, first_line
 
 __all__ = ["RemoteStage", "Replica"]
 
@@ -96,9 +96,18 @@ class Replica:
         return True
 
     def prepare(self, job: Job) -> None:
-        """Make a replica that is loaded ready for packs; from then on every restart does so by itself."""
+        """Get ready for packs, now or, where the shards are still to come or die meanwhile, once they are there."""
         self.job = job
-        _get(self._prepare(job))
+        if self.state != "ready":
+            return
+        try:
+            _get(self._prepare(job))
+        except RayTaskError:
+            raise
+        except RayError as error:
+            log_event("replica lost", replica=self.number, error=first_line(error), packs=[])
+            self.stop()
+            self.start()
 
     def begin(self, key: PackKey, work: PackWork) -> None:
         shared = ray.put(work)
@@ -146,7 +155,7 @@ class Replica:
                     name=None,
                 ).remote(replace(loading))
             )  # fmt: skip
-        self._waiting = [actor.facts.remote() for actor in self.actors]
+        self._waiting = [actor.load.remote() for actor in self.actors]
 
     def _prepare(self, job: Job) -> list[Ref]:
         """A shard with another behind it runs to its end; the last one that is needed may stop sooner."""

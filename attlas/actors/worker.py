@@ -117,12 +117,20 @@ class ShardWorker:
     """See the module."""
 
     def __init__(self, loading: Loading) -> None:
-        begin = time.perf_counter()
+        self.loading = loading
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.open: dict[PackKey, _OpenPack] = {}
+        self.broken: dict[PackKey, Exception] = {}
+        self.job: Job | None = None
+
+    def load(self) -> ShardFacts:
+        """Load the shard. Not done in __init__, whose errors Ray would report as a death without its cause."""
+        begin, loading = time.perf_counter(), self.loading
         if loading.threads is not None:
             torch.set_num_threads(loading.threads)
-        self.folder = None if loading.offload is None else tempfile.TemporaryDirectory(prefix="attlas-offload-")
         placement = None
-        if loading.offload is not None and self.folder is not None:
+        if loading.offload is not None:
+            self.folder = tempfile.TemporaryDirectory(prefix="attlas-offload-")
             placement = Placement.of(loading.device, loading.offload, self.folder.name)
         self.shard = load_shard(
             loading.source,
@@ -134,12 +142,6 @@ class ShardWorker:
             revision=loading.revision,
             placement=placement,
         )
-        self.seconds = time.perf_counter() - begin
-        self.open: dict[PackKey, _OpenPack] = {}
-        self.broken: dict[PackKey, Exception] = {}
-        self.job: Job | None = None
-
-    def facts(self) -> ShardFacts:
         return ShardFacts(
             modules=tuple(interface_modules(self.shard.model)),
             digests=weight_digests(self.shard.model),
@@ -147,7 +149,7 @@ class ShardWorker:
             device=str(self.shard.device),
             node=socket.gethostname(),
             pid=os.getpid(),
-            seconds=self.seconds,
+            seconds=time.perf_counter() - begin,
         )
 
     def probe_forward(self, inputs: dict[str, Any], state: Any, attention: str) -> tuple[Any, tuple[LayerLayout, ...]]:

@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from attlas.engine.shard import Shard, Stack, link, shard_class
 from attlas.engine.support import check_supported
-from attlas.errors import InputError, UnsupportedModelError
+from attlas.errors import InputError, UnsupportedModelError, first_line
 
 __all__ = [
     "DEMO_FOLDER",
@@ -302,22 +302,18 @@ def _tokenizer(given: str | None, where: dict[str, Any]) -> PreTrainedTokenizerB
         return AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: a class that is given no vocabulary file
         if given is not None:
-            raise InputError(f"cannot load a tokenizer from {given!r}: {_first_line(error)}") from error
+            raise InputError(f"cannot load a tokenizer from {given!r}: {first_line(error)}") from error
         return None  # a model alone is complete: its documents are then given as token ids
 
 
 def _unreadable(name: str, error: Exception) -> InputError | UnsupportedModelError:
-    text = _first_line(error)
+    text = first_line(error)
     if "trust_remote_code" in str(error):
         return UnsupportedModelError(f"{name} needs code from its repository, which attlas never runs")
     return InputError(
         f"cannot load {name!r}: {text} -- give a model id, a folder with config.json and safetensors, "
         "a .gguf file, or demo"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def weight_digests(model: PreTrainedModel) -> dict[str, tuple[str, int]]:

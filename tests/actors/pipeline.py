@@ -48,7 +48,7 @@ def capture_in_shards(
         ShardWorker(Loading(source=str(folder), stacks=stacks, start=start, stop=stop, device="cpu"))
         for start, stop in pairwise(cuts)
     ]
-    facts = [worker.facts() for worker in workers]
+    facts = [worker.load() for worker in workers]
     if layout is None:
         layout = probe_stages([LocalStage(worker.shard) for worker in workers], config, facts[0].dtype)
     loaded = LoadedModel(

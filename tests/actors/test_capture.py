@@ -16,7 +16,7 @@ import psutil
 import pytest
 import ray
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, LlamaConfig
 
 import attlas
 from attlas.actors.log import LOGGER
@@ -174,3 +174,48 @@ def test_what_only_this_process_reaches_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this machine alone"):
         attlas.capture(model, [[1, 2, 3]], tmp_path / "a.zarr", address="127.0.0.1:1")
     assert threading.active_count() < 50
+
+
+@pytest.mark.slow
+def test_a_shard_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    build_model(BY_NAME["llama"]).save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"cannot load .*model"):
+        attlas.capture(folder, [[1, 2, 3]], tmp_path / "a.zarr", shards=2)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+@pytest.mark.slow
+def test_a_shard_that_dies_before_the_first_pack_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attlas.actors.replica import RemoteStage
+
+    def dies(self: RemoteStage, *_args: Any, **_kwargs: Any) -> Any:
+        ray.kill(self.actor)
+        return ray.get(self.actor.probe_forward.remote({}, None, "eager"))
+
+    monkeypatch.setattr(RemoteStage, "forward", dies)
+    with pytest.raises(ClusterError, match=r"a shard's process died before the first pack .* --offload"):
+        attlas.capture("demo", "the cat sat", tmp_path / "a.zarr", shards=2)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_shard(tmp_path: Path) -> None:
+    """A budget below the whole model's weights, which a shard of half of them keeps to."""
+    model = AutoModel.from_config(
+        LlamaConfig(
+            hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, num_attention_heads=16,
+            num_key_value_heads=4, vocab_size=1000, max_position_embeddings=512,
+        )
+    )  # fmt: skip
+    model.save_pretrained(tmp_path / "model")
+    weights = sum(parameter.numel() for parameter in model.parameters()) * 4
+    budget = int(weights * 0.7) + 800 * 10**6
+    texts = [list(range(5, 105))]
+    with pytest.raises(InputError, match="does not fit"):
+        attlas.capture(tmp_path / "model", texts, tmp_path / "a.zarr", memory=budget)
+    atlas = attlas.capture(tmp_path / "model", texts, tmp_path / "a.zarr", memory=budget, shards=2)
+    assert list(atlas) == ["doc-0"]

@@ -95,7 +95,8 @@ def capture_and_kill(
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             events.append(json.loads(record.getMessage()))
-            if events[-1]["event"] == "pack begun":
+            seen = [event["event"] for event in events]
+            if "pack begun" in seen and "replica ready" in seen:  # the first replica is ready before there is a queue
                 begun.set()
 
     real = Replica.start
@@ -138,4 +139,5 @@ def capture_and_kill(
         Replica.start = real  # type: ignore[method-assign]
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(level)
+    assert told[-1].losses == 1, f"{kind}: nothing died in time"
     return f"{told[-1].losses} pipelines lost, {told[-1].retries} packs again"

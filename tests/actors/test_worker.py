@@ -27,6 +27,7 @@ def ready(tmp_path: Path) -> tuple[ShardWorker, PackWork]:
     )  # fmt: skip
     AtlasWriter.create(tmp_path / "a.zarr", spec)
     worker = ShardWorker(Loading(source="demo", stacks=(), start=0, stop=0, device="cpu"))
+    worker.load()
     worker.prepare(
         Job(
             where=tmp_path / "a.zarr", storage_options=None, layout=plan.layout, kinds=plan.kinds, keep="factors",
