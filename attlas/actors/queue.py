@@ -308,7 +308,6 @@ class PackQueue:
         try:
             if lane.replica.advance():
                 lane.ready_at, lane.seconds = time.monotonic(), [0.0] * lane.replica.shards
-                log_event("replica ready", replica=lane.replica.number, start=lane.replica.starts)
         except AttlasError:
             raise
         except RayError as error:

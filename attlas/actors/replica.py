@@ -93,6 +93,7 @@ class Replica:
                 self._waiting = self._prepare(self.job)
                 return False
         self._become("ready")
+        log_event("replica ready", replica=self.number, start=self.starts)
         return True
 
     def prepare(self, job: Job) -> None:

@@ -45,7 +45,7 @@ def keep_result(atlas: Atlas, name: str, parameters: Mapping[str, Any], result: 
         parameters=json.dumps(dict(parameters), sort_keys=True),
         attlas_version=attlas.__version__,
         revision=REVISION,
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        made=datetime.now(UTC).isoformat(timespec="microseconds"),
     )
     try:
         store = atlas.root.store

@@ -14,7 +14,7 @@ import numpy as np
 
 WORDS = "the old mill by the river where the lamp went out twice and the boat came home".split()  # noqa: SIM905
 PACK_TOKENS = 200
-DOCUMENTS = 60
+DOCUMENTS = 150
 OPTIONS: dict[str, Any] = {"chunk_tokens": 100, "threads": 1}
 
 

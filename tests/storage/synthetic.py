@@ -119,6 +119,7 @@ def synthetic(
     pack_tokens: int = 96,
     window: int | None = None,
     rule: str = "plain",
+    q_size: float = 2.0,
 ) -> Synthetic:
     rng = np.random.default_rng(seed)
     documents = tuple(_document(rng, i, length) for i, length in enumerate(lengths))
@@ -142,7 +143,7 @@ def synthetic(
         kind=kind,
         packs=plan_packs([{"text": n} for n in lengths], pack_tokens=pack_tokens, block=block),
         block=block,
-        q=tuple(rng.normal(size=(len(layers), heads, n, FEATURES)).astype(np.float32) * 2 for n in lengths),
+        q=tuple(rng.normal(size=(len(layers), heads, n, FEATURES)).astype(np.float32) * q_size for n in lengths),
         k=tuple(rng.normal(size=(len(layers), kv_heads, n, FEATURES)).astype(np.float32) for n in lengths),
         window=window,
     )

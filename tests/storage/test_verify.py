@@ -62,6 +62,20 @@ def test_rows_that_do_not_sum_to_one(atlas: Path) -> None:
     assert "head 1" in failed(atlas)["row sums"][0]
 
 
+def test_large_scores_are_given_their_rounding_and_no_more(tmp_path: Path) -> None:
+    """Scores of a thousand: the log-sum-exp is rounded by more than 1e-5, which is no damage; 0.01 is."""
+    made = synthetic(q_size=200.0)
+    writer = AtlasWriter.create(tmp_path / "atlas.zarr", made.spec("factors"))
+    for pack in made.packs:
+        made.write_pack(writer, pack)
+    sums = next(check for check in verify(tmp_path / "atlas.zarr").checks if check.name == "row sums")
+    assert sums.passed
+    assert "rounding" in sums.notes[0]
+    array = edit(tmp_path / "atlas.zarr", "self/log_sum_exp")
+    array[0, 1, :] = np.asarray(array[0, 1, :]) + 0.01
+    assert "head 1" in failed(tmp_path / "atlas.zarr")["row sums"][0]
+
+
 def test_an_interval_outside_its_document(atlas: Path) -> None:
     edit(atlas, "self/key_stop")[0, 3] = 5_000
     assert "points outside" in failed(atlas)["values"][0]
