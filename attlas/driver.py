@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from attlas.engine.documents import Document, Pack, plan_packs, with_chosen_rows
 from attlas.engine.estimate import ModelShape, shape_of
-from attlas.engine.layout import KindLayout, ModelLayout, keep_heads, keep_layers, layer_span
+from attlas.engine.layout import KindLayout, ModelLayout, factor_span, keep_heads, keep_layers, layer_span
 from attlas.engine.models import LoadedModel
 from attlas.engine.probe import layout_of
 from attlas.engine.runner import KEEPS
@@ -146,7 +146,7 @@ def capture(
             "extrapolate": extrapolate,
         }
         spec = AtlasSpec(
-            kinds=tuple(_with_span(kind, runs.owners(kind), spans) for kind in plan.kinds),
+            kinds=tuple(_with_spans(kind, runs.owners(kind), plan.sizes.factor_layers, spans) for kind in plan.kinds),
             documents=plan.documents,
             packs=plan.packs,
             block=plan.sizes.block,
@@ -243,7 +243,7 @@ def plan_capture(
 def _ready(
     model: Any,
     store: Any,
-    spans: Mapping[str, int] | None,
+    spans: Mapping[str, tuple[int, int]] | None,
     *,
     tokenizer: Any,
     dtype: str,
@@ -266,23 +266,26 @@ def _ready(
 
     options = ClusterOptions(
         shards=shards, replicas=replicas, address=address, threads=threads, offload=offload,
-        span=None if spans is None else min(spans.values()),
+        span=None if spans is None else min(span for span, _ in spans.values()),
     )  # fmt: skip
     return ClusterRun(model, options, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
 
 
-def _with_span(kind: KindLayout, owners: Sequence[int], stored: Mapping[str, int] | None) -> KindLayout:
-    """The kind with its layer span: the one an atlas was begun with, or the largest that the shards' cuts allow."""
+def _with_spans(
+    kind: KindLayout, owners: Sequence[int], factor_layers: int, stored: Mapping[str, tuple[int, int]] | None
+) -> KindLayout:
+    """The kind with its spans: those an atlas was begun with, or the largest that the shards' cuts allow."""
     begins = [i for i in range(1, len(owners)) if owners[i] != owners[i - 1]]
     if stored is None:
-        return replace(kind, layer_span=layer_span(kind, owners))
-    span = stored.get(kind.kind, len(kind.layers))
+        span = layer_span(kind, owners)
+        return replace(kind, layer_span=span, factor_span=factor_span(span, factor_layers))
+    span, of_factors = stored.get(kind.kind, (len(kind.layers), 1))
     if any(begin % span for begin in begins):
         raise InputError(
             f"this atlas was begun with shards of whole multiples of {span} {kind.kind} layers, and these shards begin "
             f"at layers {', '.join(str(kind.layers[i]) for i in begins)}: resume with other --shards"
         )
-    return replace(kind, layer_span=span)
+    return replace(kind, layer_span=span, factor_span=of_factors)
 
 
 def _packs_failed(failed: Mapping[int, str], plan: CapturePlan, writer: AtlasWriter, store: Any) -> PacksFailedError:

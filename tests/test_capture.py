@@ -15,6 +15,7 @@ import attlas
 from attlas.engine.statistics import gini_from_histogram, statistic_names
 from attlas.errors import InputError, NotFiniteError, StoreExistsError, TierError, UnsupportedModelError
 from tests import families, oracle
+from tests.actors.pipeline import assert_atlases_equal
 from tests.families import BY_NAME, FAMILIES, Family, build_model, documents, eager_attention
 
 EAGER = 1e-5
@@ -251,6 +252,27 @@ def test_chunks_change_nothing() -> None:
             np.testing.assert_allclose(
                 cut[document].attention.values, whole[document].attention.values, atol=1e-5, err_msg=name
             )
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_shards_of_several_layers_hold_the_same(layers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of many blocks puts several layers into a file: fewer files, every array and answer the same."""
+    model, inputs = build_model(BY_NAME["gemma2"], layers=4), documents(BY_NAME["gemma2"], lengths=(120, 20, 90, 100))
+    monkeypatch.setattr("attlas.engine.sizes.FACTOR_TOKENS", 64)
+    monkeypatch.setattr("attlas.storage.schema.FACTOR_TOKENS", 64)
+    stores = {}
+    for most, name in ((1000, "many"), (20 if layers == 2 else 1, "few")):
+        monkeypatch.setattr("attlas.engine.sizes.FACTOR_FILES", most)
+        stores[name] = attlas.capture(model, inputs, tmp_path / name, chunk_tokens=100)
+    blocks = -(-stores["few"].root["self/q"].shape[2] // 64)
+    for name, span in (("many", 1), ("few", layers)):
+        assert stores[name].root["self/q"].shards[0] == span
+        files = [path for x in "qk" for path in (tmp_path / name / "self" / x / "c").rglob("*") if path.is_file()]
+        assert len(files) == 2 * (4 // span) * blocks
+    assert_atlases_equal(tmp_path / "few", tmp_path / "many")
+    assert attlas.verify(tmp_path / "few").problems == ()
+    one, other = (attlas.analysis.statistics(atlas, save=False) for atlas in stores.values())
+    xr.testing.assert_identical(one, other)
 
 
 def test_a_bidirectional_model_refuses_chunks() -> None:

@@ -137,7 +137,7 @@ class ClusterRun:
         spec, before = writer.spec, sum(sizes) - sum(sizes[pack.index] for pack in pending)
         job = Job(
             where=where, storage_options=storage_options, layout=self.layout, kinds=spec.kinds, keep=spec.keep,
-            block=spec.block, finish=False,
+            finish=False,
         )  # fmt: skip
         for one in self.replicas:
             one.prepare(job)

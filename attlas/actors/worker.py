@@ -76,7 +76,6 @@ class Job:
     layout: ModelLayout
     kinds: tuple[KindLayout, ...]
     keep: str
-    block: int
     finish: bool
 
 
@@ -182,9 +181,7 @@ class ShardWorker:
     def _opened(self, work: PackWork) -> _OpenPack:
         job = self._job()
         self.ids |= work.document_ids
-        writer = PackWriter(
-            self.root, work.pack, kinds=job.kinds, document_id=self._document_id, block=job.block, layers=self.layers
-        )
+        writer = PackWriter(self.root, work.pack, kinds=job.kinds, document_id=self._document_id, layers=self.layers)
         return _OpenPack(writer, work)
 
     def step(self, key: PackKey, part: int, chunk: int, state: Any) -> tuple[Any, StepReport]:

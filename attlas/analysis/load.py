@@ -21,7 +21,7 @@ from attlas.engine.kernels.reference import TokenFacts
 from attlas.engine.rules import ScoreRule
 from attlas.storage import Atlas
 from attlas.storage.schema import rule_from_store
-from attlas.storage.shards import load_shard
+from attlas.storage.shards import load_layer
 
 __all__ = ["BlockRows", "Source", "load_factors", "load_rows", "source_of"]
 
@@ -143,7 +143,7 @@ def _gather(array: zarr.Array[Any], layer: int, token_T: Indices) -> torch.Tenso
     parts = []
     for shard in np.unique(shard_T):
         inside = token_T[shard_T == shard] - shard * size
-        values = load_shard(array, (layer, 0, int(shard), 0), axis=2)[0]
+        values = load_layer(array, layer, int(shard), axis=2)
         run = len(inside) == inside[-1] - inside[0] + 1
         parts.append(values[:, inside[0] : inside[-1] + 1] if run else values[:, inside])
     found = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))

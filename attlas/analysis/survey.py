@@ -133,8 +133,10 @@ def survey_atlas(
 
 
 def shard_tokens(atlas: Atlas, kind: str) -> int:
-    """Tokens in a shard of what lies on a kind's query axis."""
-    array = atlas.root[f"{kind}/log_sum_exp"]
+    """Tokens that are read together on a kind's query axis: in a shard of q, or in a chunk of the row statistics."""
+    if atlas.keep == "statistics":
+        return int(atlas.root[f"{kind}/log_sum_exp"].chunks[2])  # type: ignore[union-attr]
+    array = atlas.root[f"{kind}/q"]
     return int((array.shards or array.chunks)[2])  # type: ignore[union-attr]
 
 

@@ -13,7 +13,16 @@ from attlas.engine.rules import ScoreRule
 from attlas.engine.selection import choose_indices, describe_indices
 from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["KINDS", "KindLayout", "LayerLayout", "ModelLayout", "keep_heads", "keep_layers", "layer_span"]
+__all__ = [
+    "KINDS",
+    "KindLayout",
+    "LayerLayout",
+    "ModelLayout",
+    "factor_span",
+    "keep_heads",
+    "keep_layers",
+    "layer_span",
+]
 
 KINDS: dict[str, tuple[str, str]] = {
     "self": ("text", "text"),
@@ -50,6 +59,7 @@ class KindLayout:
     layers, heads, kv_heads: the model's own indices. group: query heads to a kv head in the model. chosen_rows: only
     some query rows are kept, which then have an axis of their own. layer_span: how many of `layers` one worker writes
     together, in a store shard of what is small; each worker's layers begin at a multiple of it; None for all.
+    factor_span: how many lie in a store shard of q or k, a divisor of the layer span.
 
     Feature sizes may differ between layers: the store is as wide as the widest, the rest is zeros, which no dot product
     sees. Head counts may not differ.
@@ -65,6 +75,7 @@ class KindLayout:
     rules: tuple[ScoreRule, ...]
     chosen_rows: bool = False
     layer_span: int | None = None
+    factor_span: int = 1
 
     @property
     def span(self) -> int:
@@ -154,6 +165,11 @@ def layer_span(kind: KindLayout, owners: Sequence[int]) -> int:
     """
     begins = [i for i in range(1, len(owners)) if owners[i] != owners[i - 1]]
     return gcd(*begins) if begins else len(kind.layers)
+
+
+def factor_span(span: int, most: int) -> int:
+    """Layers that share a store shard of q or k: as many as divide the layer span, and at most `most`."""
+    return max(size for size in range(1, span + 1) if span % size == 0 and size <= max(1, most))
 
 
 def keep_heads(kinds: tuple[KindLayout, ...], heads: Sequence[int]) -> tuple[KindLayout, ...]:

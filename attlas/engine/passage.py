@@ -75,11 +75,24 @@ def passages(
 ) -> tuple[Passage, ...]:
     """Cut a pack into passages.
 
-    pack_documents: lay all documents of the pack end to end in one passage; else each document goes alone.
-    chunk_tokens: the most query tokens in a forward pass, None for all at once.
+    pack_documents: lay documents end to end, as many as fit into one forward pass; else each document goes alone.
+    chunk_tokens: the most query tokens in a forward pass, None for all at once. A longer document is a passage of its
+    own in several chunks, and no other needs its keys and values kept from one pass to the next.
     """
-    groups = [tuple(range(len(pack.documents)))] if pack_documents else [(i,) for i in range(len(pack.documents))]
-    return tuple(_passage(pack, documents, group, chunk_tokens) for group in groups)
+    numbers = range(len(pack.documents))
+    groups: list[list[int]] = []
+    if pack_documents:
+        room = 0
+        for i in numbers:
+            size = sum(documents[pack.documents[i]].length(axis) for axis in pack.token_start if axis in ROW_AXES)
+            if not groups or (chunk_tokens is not None and size > room):
+                groups.append([])
+                room = chunk_tokens or 0
+            groups[-1].append(i)
+            room -= size
+    else:
+        groups = [[i] for i in numbers]
+    return tuple(_passage(pack, documents, tuple(group), chunk_tokens) for group in groups)
 
 
 def _passage(pack: Pack, documents: Sequence[Document], group: tuple[int, ...], chunk_tokens: int | None) -> Passage:

@@ -42,10 +42,9 @@ class PackWriter:
         *,
         kinds: Sequence[KindLayout],
         document_id: Callable[[int], str],
-        block: int,
         layers: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        self.root, self.pack, self.block = root, pack, block
+        self.root, self.pack = root, pack
         self.kinds = {kind.kind: kind for kind in kinds}
         self.layers = {kind.kind: kind.layers for kind in kinds} if layers is None else layers
         self.document_id = document_id
@@ -184,15 +183,17 @@ class PackWriter:
     def _shard(self, path: str, index: int, token_axis: str, position: int) -> tuple[tuple[str, int, int], _Shard]:
         """The open shard that a row of one layer belongs to."""
         array = self._array(path)
-        size = array.shards or array.chunks
-        span, tokens = size[0], 1 if array.ndim == 2 else 2
-        layer, begin = index // span * span, position // self.block * self.block
+        size, tokens = array.shards or array.chunks, 1 if array.ndim == 2 else 2
+        span, block = size[0], size[tokens]
+        layer, begin = index // span * span, position // block * block
         key = (path, layer, begin)
         if key not in self._open:
             layers = min(span, array.shape[0] - layer)
-            used = min(self.pack.token_stop[token_axis], begin + self.block) - begin
-            shape = (layers, *array.shape[1:tokens], self.block, *array.shape[tokens + 1 :])
-            values = np.full(shape, array.fill_value, dtype=array.dtype)
+            used = min(self.pack.token_stop[token_axis], begin + block) - begin
+            # memory is taken as rows come; behind the last, where a chunk is begun, there is the fill value
+            values = np.empty((layers, *array.shape[1:tokens], block, *array.shape[tokens + 1 :]), dtype=array.dtype)
+            filled = -(-used // array.chunks[tokens]) * array.chunks[tokens] if takes_raw_shards(array) else block
+            values[(*[slice(None)] * tokens, slice(used, filled))] = array.fill_value
             self._open[key] = _Shard(values, tokens, layer, begin, used)
         return key, self._open[key]
 
@@ -204,7 +205,8 @@ class PackWriter:
             if takes_raw_shards(array):
                 assert array.shards is not None
                 place = [0] * array.ndim
-                place[0], place[shard.axis] = shard.layer // array.shards[0], shard.start // self.block
+                place[0] = shard.layer // array.shards[0]
+                place[shard.axis] = shard.start // array.shards[shard.axis]
                 used = shard.stop - shard.start
                 inner = array.chunks[shard.axis]
                 whole = encode(shard.values, inner=inner, used=used, axis=shard.axis, layers=array.shards[0])
@@ -212,7 +214,8 @@ class PackWriter:
                 self.written.append(whole.nbytes)
             else:
                 layers = slice(shard.layer, shard.layer + shard.values.shape[0])
-                array[layers, shard.start : shard.start + self.block] = shard.values
+                tokens = slice(shard.start, shard.start + shard.values.shape[shard.axis])
+                array[(layers, *[slice(None)] * (shard.axis - 1), tokens)] = shard.values
                 self.written.append(shard.values.nbytes)
 
         self._behind.put(write, shard.values.nbytes)

@@ -19,6 +19,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 from attlas.engine.documents import ROW_AXES, Document, Pack
 from attlas.engine.layout import KINDS, KindLayout
 from attlas.engine.rules import PositionBias, ScoreRule
+from attlas.engine.sizes import FACTOR_TOKENS
 from attlas.engine.statistics import HISTOGRAM_BINS, STATISTICS, histogram_edges, statistic_names
 from attlas.errors import CorruptAtlasError, UnsupportedModelError
 
@@ -47,6 +48,8 @@ __all__ = [
 VERSION = "attlas-0.1"
 PENDING, COMMITTED, FAILED = 0, 1, 2
 STORED_DTYPES = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
+FACTOR_CHUNK, ROW_CHUNK = 256, 4096
+"""Tokens in an inner chunk, which is one head: of q and k, and of what is one number a row."""
 MAP_SHARD, MAP_CHUNK = 2048, 512
 LONGEST_NAME = 200
 
@@ -105,9 +108,11 @@ def axis_length(packs: Sequence[Pack], axis: str, block: int) -> int:
     return -(-packs[-1].token_stop[axis] // block) * block
 
 
-def inner_tokens(block: int) -> int:
-    """Tokens in an inner chunk of q and k: at most 256, and a divisor of the block."""
-    return next(size for size in (256, 128, 64, 32, 16, 8, 4, 2, 1) if block % size == 0)
+def inner_tokens(block: int, most: int) -> int:
+    """Tokens in an inner chunk: the block where it has at most `most`, else a power of two that divides it."""
+    if block <= most:
+        return block
+    return next(size for size in (2**i for i in range(most.bit_length() - 1, -1, -1)) if block % size == 0)
 
 
 def stored_dtype(dtype: str) -> str:
@@ -206,8 +211,9 @@ def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
 def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) -> Iterator[ArraySpec]:
     """Coordinates, factors and statistics of one kind.
 
-    A shard, and a write, is a block of one layer's q or k, all heads; of what is small, one number a row, a block of
-    all layers that one worker writes: a corpus of short documents makes few files.
+    A shard, and a write, is up to FACTOR_TOKENS of q or k, all heads, of one layer or, where there would be many, of
+    several; of what is small, one number a row, it is a block of all layers that one worker writes: a corpus of short
+    documents makes few files.
     """
     path, layers, heads = kind.kind, len(kind.layers), len(kind.heads)
     query_dim, key_dim = token_dim(kind.query_axis), token_dim(kind.key_axis)
@@ -217,6 +223,7 @@ def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) 
     yield _column(f"{path}/kv_head", "kv_head", "int32", kind.kv_heads, "the model's key-value head index")
     if keep != "statistics":
         encoding = {"attlas_dtype": kind.dtype}
+        factor_tokens = min(block, FACTOR_TOKENS)
         for name, dims, tokens, count, what in (
             ("q", ("layer", "head", query_dim, "feature"), queries, heads, "queries"),
             ("k", ("layer", "kv_head", key_dim, "feature"), keys, len(kind.kv_heads), "keys"),
@@ -226,8 +233,8 @@ def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) 
                 dims=dims,
                 shape=(layers, count, tokens, kind.features),
                 dtype=stored_dtype(kind.dtype),
-                shards=(1, count, block, kind.features),
-                chunks=(1, 1, inner_tokens(block), kind.features),
+                shards=(kind.factor_span, count, factor_tokens, kind.features),
+                chunks=(1, 1, inner_tokens(factor_tokens, FACTOR_CHUNK), kind.features),
                 attributes={"long_name": f"{what} after rotary and normalisation", "units": "1"} | encoding,
             )
     yield _rows(kind, "log_sum_exp", queries, block, "log-sum-exp of the row's scores, sink logit included", "nat")
@@ -237,9 +244,9 @@ def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) 
             dims=("layer", query_dim),
             shape=(layers, queries),
             dtype="int32",
-            chunks=(kind.span, block),
+            shards=(kind.span, block),
+            chunks=(1, inner_tokens(block, ROW_CHUNK)),
             fill=-1,
-            packed=True,
             attributes={"long_name": f"{what}, counted from the document's first", "units": "token"},
         )
     yield from _rule_arrays(kind)
@@ -378,7 +385,7 @@ def _rows(kind: KindLayout, name: str, queries: int, block: int, long_name: str,
         shape=(len(kind.layers), len(kind.heads), queries),
         dtype="float32",
         shards=(kind.span, len(kind.heads), block),
-        chunks=(1, 1, block),
+        chunks=(1, 1, inner_tokens(block, ROW_CHUNK)),
         fill=np.nan,
         attributes={"long_name": long_name, "units": units},
     )

@@ -30,7 +30,8 @@ __all__ = ["AtlasSpec", "AtlasWriter", "stored_spans"]
 class AtlasSpec:
     """All that an atlas is made of, before its rows are there.
 
-    model, tokenizer, options: what two captures must have in common to share an atlas. block: tokens in a shard.
+    model, tokenizer, options: what two captures must have in common to share an atlas. block: tokens in a shard of
+    what is small, and the alignment of packs.
     """
 
     kinds: tuple[KindLayout, ...]
@@ -44,11 +45,11 @@ class AtlasSpec:
     map_dtype: str = "float16"
 
 
-def stored_spans(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """kind -> the layer span with which an atlas was begun, which everyone who goes on with it must keep to."""
+def stored_spans(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, tuple[int, int]]:
+    """kind -> the layer and factor spans with which an atlas was begun, which all who go on with it must keep to."""
     root = open_root(where, storage_options=storage_options)
     kinds: Any = root.attrs["kinds"]
-    return {kind: int(told["layer_span"]) for kind, told in kinds.items()}
+    return {kind: (int(told["layer_span"]), int(told["factor_span"])) for kind, told in kinds.items()}
 
 
 class AtlasWriter:
@@ -126,9 +127,7 @@ class AtlasWriter:
     def pack(self, pack: Pack) -> PackWriter:
         """A sink for one pack, best used in a `with`: what is not committed at its end is dropped and stays unseen."""
         documents = self.spec.documents
-        return PackWriter(
-            self.root, pack, kinds=self.spec.kinds, document_id=lambda i: documents[i].id, block=self.spec.block
-        )
+        return PackWriter(self.root, pack, kinds=self.spec.kinds, document_id=lambda i: documents[i].id)
 
     def commit(self, pack: Pack, *, seconds: float, attempt: int, size: int, room: Headroom | None = None) -> None:
         """Record a pack whose every row has been flushed; the state comes last, and alone makes the pack visible.
@@ -206,6 +205,7 @@ def _attributes(spec: AtlasSpec) -> dict[str, Any]:
                 "key_axis": kind.key_axis,
                 "heads_per_kv_head": kind.group,
                 "layer_span": kind.span,
+                "factor_span": kind.factor_span,
             }
             for kind in spec.kinds
         },

@@ -68,7 +68,7 @@ def capture_in_shards(
         model={"name": "tiny"},
     )  # fmt: skip
     writer = AtlasWriter.create(store, spec)
-    job = Job(where=store, storage_options=None, layout=layout, kinds=kinds, keep=keep, block=spec.block, finish=True)
+    job = Job(where=store, storage_options=None, layout=layout, kinds=kinds, keep=keep, finish=True)
     states = []
     room = Headroom(chunk_tokens=plan.sizes.chunk_tokens)
     for worker in workers:

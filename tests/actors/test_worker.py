@@ -31,7 +31,7 @@ def ready(tmp_path: Path) -> tuple[ShardWorker, PackWork]:
     worker.prepare(
         Job(
             where=tmp_path / "a.zarr", storage_options=None, layout=plan.layout, kinds=plan.kinds, keep="factors",
-            block=spec.block, finish=False,
+            finish=False,
         )
     )  # fmt: skip
     parts = passages(plan.packs[0], plan.documents, pack_documents=True, chunk_tokens=10)

@@ -199,13 +199,15 @@ def test_standard_input(tmp_path: Path) -> None:
 
 
 def test_plan_counts_what_the_store_takes(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("y" * 1023)
-    plan = json.loads(run(["plan", "demo", "--tokens", "1024", "--json"]).output)
+    files = [str(tmp_path / f"{name}.txt") for name in "abcd"]
+    for file in files:
+        Path(file).write_text("y" * 1023)
+    plan = json.loads(run(["plan", "demo", "--tokens", "1024", "--documents", "4", "--json"]).output)
     for tier in plan["tiers"]:
         if tier["keep"] == "maps":
             continue  # counted whole and uncompressed
         store = str(tmp_path / f"{tier['keep']}.zarr")
-        done = run(["capture", "demo", str(tmp_path / "a.txt"), "--store", store, "--keep", tier["keep"], "--json"])
+        done = run(["capture", "demo", *files, "--store", store, "--keep", tier["keep"], "--json"])
         assert json.loads(done.output)["bytes"] == pytest.approx(tier["disk"], rel=0.1)
     assert "factors" in run(["plan", "demo", "--tokens", "1024"]).output
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attlas.engine.estimate import LayerShape, ModelShape, model_shape
-from attlas.engine.sizes import BLOCK_STEP, plan_sizes
+from attlas.engine.sizes import BLOCK_STEP, FACTOR_TOKENS, plan_sizes
 from attlas.errors import InputError
 
 GB = 10**9
@@ -53,10 +53,22 @@ def test_memory_grows_linearly_with_the_document() -> None:
     def peak(tokens: int, keep: str) -> int:
         return plan_sizes(SMALL, keep=keep, longest=tokens, total=tokens, chunkable=True).memory.total
 
-    for keep in ("statistics", "factors"):
-        steps = [peak(2 * n, keep) - peak(n, keep) for n in (65_536, 131_072, 262_144)]
+    for keep in ("statistics", "factors"):  # from where a shard of q holds all layers, and grows no more
+        steps = [peak(2 * n, keep) - peak(n, keep) for n in (262_144, 524_288, 1_048_576)]
         assert steps[1] == pytest.approx(2 * steps[0], rel=1e-6)
         assert steps[2] == pytest.approx(2 * steps[1], rel=1e-6)
+
+
+def test_files_of_factors_stay_few_while_the_corpus_grows() -> None:
+    """One layer a file for a document, more layers the more there is, all of them in the end; the budget counts."""
+    found = {}
+    for tokens in (4_096, 32_768, 220_000, 10**6):
+        sizes = plan_sizes(SMALL, keep="factors", longest=200, total=tokens, chunkable=True)
+        assert sizes.block % min(sizes.block, FACTOR_TOKENS) == 0
+        found[tokens] = sizes.factor_layers, 2 * -(-30 // sizes.factor_layers) * -(-tokens // FACTOR_TOKENS)
+    assert found == {4_096: (1, 60), 32_768: (5, 96), 220_000: (30, 108), 10**6: (30, 490)}
+    small = plan_sizes(SMALL, keep="factors", longest=200, total=220_000, chunkable=True, memory=int(1.8 * GB))
+    assert small.factor_layers < 30
 
 
 def test_thirty_two_thousand_tokens_of_smollm2_under_six_gigabytes() -> None:
