@@ -260,7 +260,7 @@ def test_shards_of_several_layers_hold_the_same(layers: int, tmp_path: Path, mon
     model, inputs = build_model(BY_NAME["gemma2"], layers=4), documents(BY_NAME["gemma2"], lengths=(120, 20, 90, 100))
     monkeypatch.setattr("attlas.engine.sizes.FACTOR_TOKENS", 64)
     monkeypatch.setattr("attlas.storage.schema.FACTOR_TOKENS", 64)
-    stores = {}
+    stores: dict[str, Any] = {}
     for most, name in ((1000, "many"), (20 if layers == 2 else 1, "few")):
         monkeypatch.setattr("attlas.engine.sizes.FACTOR_FILES", most)
         stores[name] = attlas.capture(model, inputs, tmp_path / name, chunk_tokens=100)
