@@ -113,8 +113,8 @@ def plan_sizes(
             smaller.append(sized(now[0], sizes.pack_tokens // 2, *now[2:]))
         if chunk_tokens is None and sizes.chunk_tokens is not None and sizes.chunk_tokens > CHUNK_LEAST:
             smaller.append(sized(max(sizes.chunk_tokens // 2, CHUNK_LEAST), *now[1:]))
-        best = min(smaller, key=lambda one: one.memory.total, default=sizes)
-        if best.memory.total >= sizes.memory.total:
+        best = min(smaller, key=lambda one: one.memory.total, default=None)
+        if best is None or best.memory.total > sizes.memory.total:  # one that helps nothing may make way for the next
             raise _too_little(sizes.memory, memory, longest, chunkable)
         sizes = best
     return sizes
@@ -137,7 +137,7 @@ def _factor_layers(shape: ModelShape, block: int, total: int) -> int:
 
 def _too_little(parts: MemoryParts, memory: int, longest: int, chunkable: bool) -> InputError:
     def told(size: int) -> str:
-        return f"{size / 1e9:.1f} GB"
+        return f"{size / 1e9:.2f} GB"
 
     whole = "" if chunkable else "; its layers see later tokens, so a document goes whole"
     return InputError(

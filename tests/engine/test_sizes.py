@@ -71,6 +71,13 @@ def test_files_of_factors_stay_few_while_the_corpus_grows() -> None:
     assert small.factor_layers < 30
 
 
+def test_a_small_budget_is_reached_through_steps_that_help_only_together() -> None:
+    """A queue of 256 MiB shrinks only once a pack holds less than that, four halvings on."""
+    for keep in ("statistics", "factors"):
+        sizes = plan_sizes(SMALL, keep=keep, longest=110, total=220_000, chunkable=True, memory=int(1.35 * GB))
+        assert sizes.memory.total <= 1.35 * GB
+
+
 def test_thirty_two_thousand_tokens_of_smollm2_under_six_gigabytes() -> None:
     for keep in ("statistics", "factors"):
         sizes = plan_sizes(SMALL, keep=keep, longest=32_768, total=32_768, chunkable=True, memory=6 * GB)
@@ -79,7 +86,7 @@ def test_thirty_two_thousand_tokens_of_smollm2_under_six_gigabytes() -> None:
 
 
 def test_refusals_tell_the_numbers() -> None:
-    with pytest.raises(InputError, match=r"1000000 tokens does not fit into 6.0 GB: it takes at least .* keys and val"):
+    with pytest.raises(InputError, match=r"1000000 tokens does not fit into 6.00 GB: it takes at least .* keys and val"):
         plan_sizes(SMALL, keep="factors", longest=10**6, total=10**6, chunkable=True, memory=6 * GB)
     with pytest.raises(InputError, match="a document goes whole"):
         plan_sizes(SMALL, keep="factors", longest=10**6, total=10**6, chunkable=False, memory=6 * GB)
