@@ -29,7 +29,7 @@ def load(folder: str, how: str) -> Work:
 
     def work(ids: NDArray[np.int64], output: Path) -> None:
         with torch.inference_mode(), model.trace(torch.from_numpy(ids)[None], use_cache=False, logits_to_keep=1):
-            made = list().save()
+            made = [].save()
             for block in model.model.layers:
                 made.append(block.self_attn.output[1])
         array = create_maps(output, layers, heads, len(ids))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import shutil
 import sys
 import time
@@ -57,7 +56,7 @@ def _measure(load: Callable[[str, str], Work], model: str, ids: NDArray[np.int64
     begin = time.perf_counter()
     work(ids, output)
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = _resident("VmHWM")
     written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     _say("done", seconds=seconds, peak_bytes=max(0, peak - loaded), bytes_written=written)
 
@@ -65,8 +64,13 @@ def _measure(load: Callable[[str, str], Work], model: str, ids: NDArray[np.int64
 def _reset_peak() -> int:
     """Bytes resident now; the kernel forgets the peak it has seen so far, which is that of loading."""
     Path("/proc/self/clear_refs").write_text("5")
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return _resident("VmRSS")
+
+
+def _resident(field: str) -> int:
+    """VmRSS: bytes resident now. VmHWM: their peak; getrusage's ru_maxrss would count the parent's before the exec."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) * 1024
 
 
 def _is_no_memory(error: Exception) -> bool:
