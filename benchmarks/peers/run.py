@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))  # a script sees its own folder only
 
 from attlas.engine.selection import parse_bytes  # noqa: E402
 from benchmarks.peers.contenders import CONTENDERS, Contender  # noqa: E402
-from benchmarks.peers.correctness import check_all  # noqa: E402
+from benchmarks.peers.correctness import Check, check_all  # noqa: E402
 from benchmarks.peers.environments import make_environment, versions  # noqa: E402
 from benchmarks.peers.results import Results, Row, describe_machine, write_results  # noqa: E402
 from benchmarks.peers.watch import OK, Limits, Watched, watch  # noqa: E402
@@ -56,13 +56,15 @@ class Bench:
         ids = output.with_suffix(".npy")
         np.save(ids, np.random.default_rng(self.seed).integers(10, self.vocabulary - 10, tokens))
         command = [self.pythons[one.environment], str(WORKERS / one.worker), str(self.model), str(ids), str(output)]
-        return watch([*command, one.how], environment=self._variables(), output=output, limits=self.limits)
+        return watch([*command, one.how], environment=self._variables(one), output=output, limits=self.limits)
 
-    def _variables(self) -> dict[str, str]:
+    def _variables(self, one: Contender) -> dict[str, str]:
         threads = str(self.threads)
         own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), threads)
         quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        return dict(os.environ) | own | quiet | {"PYTHONPATH": str(ROOT)}
+        path = {"PYTHONPATH": str(ROOT)} if one.environment == "attlas" else {}
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return inherited | own | quiet | path
 
 
 def measure(
@@ -109,6 +111,19 @@ def _tell(one: Contender, tokens: int, ended: Watched) -> None:
     size = "" if ended.peak_bytes is None else f"{ended.peak_bytes / 1e9:7.2f} GB"
     now = time.strftime("%H:%M:%S")
     click.echo(f"{now}  {tokens:>7,} tokens  {one.name:<18} {spent:>10} {size:>10}  {ended.status}")
+
+
+def _checked(bench: Bench, contenders: Sequence[Contender], tokens: int, work: str) -> list[Check]:
+    checks = []
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        try:
+            for check in check_all(lambda one, output: bench.run(one, tokens, output), Path(folder), contenders):
+                checks.append(check)
+                size = "" if check.difference is None else f"{check.difference:.1e} from {check.against}  "
+                click.echo(f"check  {check.contender:<18} {size}{check.status}")
+        except RuntimeError as error:
+            raise click.ClickException(str(error)) from error
+    return checks
 
 
 def _folder(model: str) -> Path:
@@ -170,12 +185,7 @@ def main(
         environments={name: versions(python) for name, python in pythons.items()},
     )
     with tempfile.TemporaryDirectory(prefix="attlas-peers-") as work:
-        checks = []
-        with tempfile.TemporaryDirectory(dir=work) as checked:
-            for check in check_all(lambda one, out: bench.run(one, check_tokens, out), Path(checked), chosen):
-                checks.append(check)
-                size = "" if check.difference is None else f"{check.difference:.1e} from {check.against}"
-                click.echo(f"check  {check.contender:<18} {size}  {check.status}")
+        checks = _checked(bench, chosen, check_tokens, work)
         results = replace(results, correctness=checks)
         wrong = {check.contender: check.status for check in checks if check.status != OK}
         right = [one for one in chosen if one.name not in wrong]
