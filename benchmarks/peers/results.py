@@ -1,0 +1,87 @@
+"""The result file: what was measured, on which machine, by which command. One JSON file, kept in the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.correctness import Check
+
+__all__ = ["SCHEMA", "Results", "Row", "describe_machine", "read_results", "write_results"]
+
+SCHEMA = "attlas-peers-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One contender at one length.
+
+    seconds and peak_bytes hold one number a repeat, of memory above the loaded model. Where status is not `ok` they
+    hold what had been spent when the run ended, so the least it would take, or nothing where it had not begun.
+    """
+
+    contender: str
+    tokens: int
+    status: str
+    seconds: tuple[float, ...] = ()
+    peak_bytes: tuple[int, ...] = ()
+    bytes_written: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """machine, model, settings, environments: what the document prints beside the rows."""
+
+    command: str
+    date: str
+    machine: Mapping[str, Any]
+    model: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    environments: Mapping[str, Mapping[str, str]]
+    correctness: Sequence[Check] = ()
+    rows: Sequence[Row] = field(default_factory=list)
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Written whole or not at all, after every length: a run that is broken off leaves what it had."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"schema": SCHEMA} | asdict(results), indent=1) + "\n")
+    part.replace(path)
+
+
+def read_results(path: Path) -> Results:
+    """Raises ValueError where the file has another schema."""
+    found = json.loads(path.read_text())
+    schema = found.pop("schema", None)
+    if schema != SCHEMA:
+        raise ValueError(f"{path.name} has schema {schema!r}, and {SCHEMA!r} is read here: measure again")
+    checks = [Check(**one) for one in found.pop("correctness")]
+    rows = [
+        Row(**one | {"seconds": tuple(one["seconds"]), "peak_bytes": tuple(one["peak_bytes"])})
+        for one in found.pop("rows")
+    ]
+    return Results(**found, correctness=checks, rows=rows)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores that may be used, memory and system; no name of the machine."""
+    return {
+        "processor": _value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{_value('/etc/os-release', 'PRETTY_NAME', '=') or platform.system()}, {platform.release()}",
+    }
+
+
+def _value(path: str, name: str, mark: str = ":") -> str | None:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split(mark, 1)[1].strip().strip('"') for line in lines if line.startswith(name)), None)

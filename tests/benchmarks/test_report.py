@@ -1,0 +1,154 @@
+"""The page says the numbers of its files, the growth that follows from them, and what it lacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.correctness import Check
+from benchmarks.peers.figures import spread_apart
+from benchmarks.peers.growth import growth_exponent
+from benchmarks.peers.results import Results, Row, read_results, write_results
+from benchmarks.report import make_page, table_section
+from benchmarks.tables import markdown_table, significant
+
+LENGTHS = (512, 1024, 2048, 4096)
+
+
+def fixture() -> Results:
+    """forward takes 2 us a token; factors 1.5 times that; eager grows with the square, and is killed at 4,096."""
+    rows = []
+    for n in LENGTHS:
+        rows.append(Row(contender="forward", tokens=n, status="ok", seconds=(2e-3 * n,) * 3, peak_bytes=(n * 10**5,)))
+        rows.append(
+            Row(
+                contender="attlas factors", tokens=n, status="ok",
+                seconds=(3e-3 * n, 2.9e-3 * n, 9e-3 * n), peak_bytes=(n * 2 * 10**5,), bytes_written=n * 10**5,
+            )
+        )  # fmt: skip
+        whole = {"status": "ok", "seconds": (n * n * 1e-5,), "peak_bytes": (n * n * 1000,), "bytes_written": n * n}
+        killed = {"status": "out of memory", "seconds": (25.0,), "peak_bytes": (16_020_000_000,)}
+        rows.append(Row(contender="HF eager", tokens=n, **(whole if n < 4096 else killed)))
+        fails: dict[str, Any] = {"status": "failed: ImportError: no | such name" if n == 512 else "not tried"}
+        rows.append(Row(contender="nnsight", tokens=n, **fails))
+    return Results(
+        command="python benchmarks/peers/run.py small",
+        date="2026-01-02",
+        machine={"processor": "A Processor", "cores": 2, "memory_bytes": 24 * 10**9, "system": "Linux"},
+        model={"name": "small", "layers": 30, "heads": 9},
+        settings={"memory": 16 * 10**9, "disk": 30 * 10**9, "seconds": 1800.0, "threads": 2, "check_tokens": 512},
+        environments={"attlas": {"torch": "2.13.0"}, "nnsight": {"torch": "2.13.0", "nnsight": "0.8.1"}},
+        correctness=[Check(contender="HF eager", against="attlas", difference=2.4e-4, bound=1e-3, status="ok")],
+        rows=rows,
+    )
+
+
+def cells(page: str, heading: str, row: str) -> list[str]:
+    part = page.split(f"### {heading}")[1].split("### ")[0]
+    line = next(line for line in part.splitlines() if line.startswith(f"| {row} |"))
+    return [one.strip() for one in line.replace("\\|", "/").split("|")[2:-1]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("report")
+    write_results(fixture(), folder / "peers.json")
+    page, lacking = make_page(folder, folder / "figures")
+    assert lacking == []
+    return page, folder
+
+
+def test_tables_say_the_numbers(made: tuple[str, Path]) -> None:
+    page, _ = made
+    assert cells(page, "Time", "forward")[1] == "2.05 s (1.00 x)"
+    assert cells(page, "Time", "attlas factors") == [
+        "1.54 s (1.50 x)", "3.07 s (1.50 x)", "6.14 s (1.50 x)", "12.3 s (1.50 x)",
+    ]  # fmt: skip
+    assert cells(page, "Time", "HF eager")[2:] == ["41.9 s (10.2 x)", "out of memory, > 25.0 s"]
+    assert cells(page, "Peak memory above the loaded model", "HF eager")[2:] == [
+        "4.19 GB (20.5 x)", "out of memory, > 16.0 GB",
+    ]  # fmt: skip
+    assert cells(page, "Time", "nnsight") == ["failed", "not tried", "not tried", "not tried"]
+    assert cells(page, "Disk", "attlas factors")[0] == "51.2 MB"
+    assert "- nnsight, 512 tokens: failed: ImportError: no | such name" in page
+    assert "slowest run took at most 3.10 x its fastest" in page
+
+
+def test_growth_is_that_of_three_lengths_at_least(made: tuple[str, Path]) -> None:
+    page, _ = made
+    assert cells(page, "Growth", "forward") == ["1.00", "1.00"]
+    assert cells(page, "Growth", "HF eager") == ["too few lengths", "too few lengths"]
+
+
+def test_command_machine_and_checks_are_there(made: tuple[str, Path]) -> None:
+    page, _ = made
+    assert "```\npython benchmarks/peers/run.py small\n```" in page
+    assert "A Processor, 2 cores, 24 GB" in page
+    assert "| HF eager | attlas | 2.4e-04 | 1e-03 | ok |" in page
+    assert "| nnsight |  |" not in page.split("| environment |")[0]
+    assert all(one.writes in page for one in CONTENDERS if one.name == "attlas factors")
+
+
+def test_the_figure_is_drawn_and_small(made: tuple[str, Path]) -> None:
+    page, folder = made
+    path = folder / "figures" / "peers.png"
+    assert f"(figures/{path.name})" in page
+    assert path.stat().st_size < 100_000
+    image = imread(path)[..., :3]
+    assert min(image.shape[:2]) > 400
+    assert (image.min(axis=2) < 0.8).mean() > 0.003
+
+
+def test_results_come_back_as_they_were_written(made: tuple[str, Path]) -> None:
+    _, folder = made
+    assert read_results(folder / "peers.json") == fixture()
+    other = folder / "other.txt"
+    other.write_text(json.dumps({"schema": "attlas-peers-0"}))
+    with pytest.raises(ValueError, match="measure again"):
+        read_results(other)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.97, 3.0])
+def test_exponents_of_power_laws(power: float) -> None:
+    tokens = [512, 1024, 1536, 4096, 32768]
+    values = [3.7e-6 * n**power for n in tokens]
+    values[0] = 1e9  # too short to be looked at
+    assert growth_exponent(tokens, values) == pytest.approx(power, abs=1e-9)
+    assert growth_exponent(tokens[:3], values[:3]) is None
+
+
+def test_what_is_not_measured_is_said(tmp_path: Path) -> None:
+    page, lacking = make_page(tmp_path, tmp_path / "figures")
+    assert lacking == ["peers.json"]
+    assert "Not measured yet" in page
+
+
+def test_any_other_file_is_a_table(tmp_path: Path) -> None:
+    table = {
+        "title": "Tiles", "command": "attlas bench tiles", "machine": {"cores": 2},
+        "columns": ["tier", "seconds", "bytes"], "rows": [["maps", 1.2345, 12345], {"tier": "factors", "bytes": 7}],
+        "notes": ["Warm."],
+    }  # fmt: skip
+    (tmp_path / "tiles.json").write_text(json.dumps(table))
+    page, _ = make_page(tmp_path, tmp_path / "figures")
+    assert "## Tiles\n\n```\nattlas bench tiles\n```\n\ncores 2\n" in page
+    assert "| maps | 1.23 | 12,345 |\n| factors |  | 7 |" in page
+    assert "- Warm." in page
+    (tmp_path / "tiles.json").write_text(json.dumps({"title": "Tiles"}))
+    with pytest.raises(ValueError, match="lacks command, columns, rows"):
+        table_section(tmp_path / "tiles.json")
+    with pytest.raises(ValueError, match="1 cells and the table 2 columns"):
+        markdown_table(["a", "b"], [["c"]])
+
+
+def test_numbers_and_labels() -> None:
+    assert [significant(v) for v in (0.0, 1234.5, 12.345, 0.012345, 1.2e-6, 999.9)] == [
+        "0", "1,234", "12.3", "0.0123", "1.2e-06", "1,000",
+    ]  # fmt: skip
+    assert spread_apart([0.5, 0.1, 0.5], 0.1) == pytest.approx([0.45, 0.1, 0.55])
+    assert spread_apart([0.2, 0.9], 0.1) == [0.2, 0.9]
