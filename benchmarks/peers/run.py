@@ -35,7 +35,7 @@ from benchmarks.peers.results import Results, Row, describe_machine, write_resul
 from benchmarks.peers.watch import OK, Limits, Watched, watch  # noqa: E402
 
 WORKERS = Path(__file__).parent / "workers"
-REPEATED_TOKENS = 4096
+REPEATED_TOKENS = 2048
 """Longer documents run once: their time varies less than it takes."""
 
 
