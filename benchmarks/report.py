@@ -48,7 +48,7 @@ SECTIONS = (
     Section(
         file="peers.json",
         title="Beside other tools",
-        command="python benchmarks/peers/run.py smollm2 --tokens 512,1024,1536,2048,3072,4096,8192,16384,32768",
+        command="python benchmarks/peers/run.py smollm2 --tokens 512,1024,1536,2048,4096,8192,16384,32768",
         render=peers_section,
     ),
 )
