@@ -1,0 +1,189 @@
+"""attlas bench: time, memory and disk of what attlas does, here, each beside what the machine allows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from attlas.cli.bench_table import print_report
+from attlas.cli.inputs import read_inputs
+from attlas.cli.output import console, print_json, reports_errors
+
+if TYPE_CHECKING:
+    from attlas.bench.report import Report
+    from attlas.bench.trial import Trial
+
+__all__ = ["command"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Counts(click.ParamType[tuple[int, ...]]):
+    """`512,1024,2048` -> (512, 1024, 2048), each 1 or more, none twice."""
+
+    name = "N,N,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isdigit() and int(part) > 0 for part in parts) or len(set(parts)) < len(parts):
+            self.fail(f"{value!r} is no list of different counts: write 512,1024,2048", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+class Keeps(click.ParamType[tuple[str, ...]]):
+    """`statistics,factors` -> ("statistics", "factors")."""
+
+    name = "tier,tier,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = tuple(part.strip() for part in str(value).split(","))
+        wrong = next((part for part in parts if part not in {"statistics", "factors", "maps"}), None)
+        if wrong is not None or len(set(parts)) < len(parts):
+            self.fail(f"{value!r} is no list of tiers: write statistics,factors,maps, or some of them", param, ctx)
+        return parts
+
+
+COUNTS, KEEPS = Counts(), Keeps()
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure attlas here: time, memory and disk, each beside what the machine allows.
+
+    Repetitions are interleaved after a warm-up: median, least and most are told. "near" names the limit that accounts
+    for most of a row's time, and its share: the plain forward pass, q.k at the measured matmul throughput, the disk's
+    measured bandwidth.
+
+    \b
+    Example:
+      attlas bench capture demo --tokens 256,512,1024
+      attlas bench query HuggingFaceTB/SmolLM2-135M --tokens 2048 --json > query.json
+    """
+
+
+def bench_options(*, rounds: int) -> Callable[[F], F]:
+    """What every workload takes."""
+    options = (
+        click.option("--rounds", type=click.IntRange(1), default=rounds, show_default=True, help="Repetitions."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of synthetic documents and places."),
+        click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto"),
+        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
+        click.option(
+            "--folder", type=click.Path(file_okay=False, path_type=Path),
+            help="Where stores are written and removed again, on the disk in question. [default: the system's own]",
+        ),
+        click.option(
+            "--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw it as .png, .pdf or .svg."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+    )  # fmt: skip
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+@command.command("capture")
+@click.argument("model")
+@click.argument("inputs", nargs=-1)
+@click.option("--tokens", type=COUNTS, help="Lengths N. [default: 512,1024,2048; of INPUTS, their own]")
+@click.option("--keep", "keeps", type=KEEPS, default="statistics,factors,maps", show_default=True, help="Tiers.")
+@click.option(
+    "--most-maps", type=click.IntRange(1), default=1024, show_default=True, help="No maps of longer documents."
+)
+@click.option("--chunk-tokens", type=click.IntRange(1), help="Query tokens in one forward pass.")
+@click.option("--peak/--no-peak", default=True, show_default=True, help="Peak memory, each in a process of its own.")
+@bench_options(rounds=3)
+@reports_errors
+def capture(
+    model: str,
+    inputs: tuple[str, ...],
+    tokens: tuple[int, ...] | None,
+    keeps: tuple[str, ...],
+    most_maps: int,
+    chunk_tokens: int | None,
+    **common: Any,
+) -> None:
+    """Capture with MODEL, tier by tier, against the plain forward pass, over synthetic documents or INPUTS.
+
+    INPUTS are those of attlas capture: text files, .jsonl files, or -; with --tokens, each is cut there. Peak memory is
+    above the loaded model.
+
+    \b
+    Example:
+      attlas bench capture HuggingFaceTB/SmolLM2-135M --tokens 512,1024,2048 --figure capture.png
+      attlas bench capture demo book.txt --tokens 300,600 --keep statistics
+    """
+    with trial(model, inputs, "bench capture", **common) as (given, show):
+        from attlas.bench.capture import bench_capture
+
+        lengths = tokens or (None,) if inputs else tokens or (512, 1024, 2048)
+        show(
+            bench_capture(given, tokens=lengths, keeps=keeps, most_maps=most_maps, chunk_tokens=chunk_tokens)
+        )  # fmt: skip
+
+
+@contextmanager
+def trial(
+    model: str,
+    inputs: tuple[str, ...],
+    title: str,
+    *,
+    folder: Path | None,
+    figure: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> Iterator[tuple[Trial, Callable[[Report], None]]]:
+    """A `Trial` in a scratch folder, with progress on stderr; and the function that shows its report afterwards."""
+    texts = read_inputs(inputs).texts if inputs else None
+    if figure is not None:
+        _check_ending(figure)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    from attlas.bench.trial import Trial  # loads torch and transformers: after the input is known to be good
+
+    found: list[Report] = []
+    with tempfile.TemporaryDirectory(prefix="attlas-bench-", dir=folder) as scratch, _progress(title, as_json) as told:
+        yield Trial(model=model, folder=Path(scratch), texts=texts, told=told, **options), found.append
+    for report in found:
+        if figure is not None:
+            from attlas import plots
+
+            plots.save(plots.bench_figure(report), figure)
+        if as_json:
+            print_json(report.to_json())
+            continue
+        print_report(report)
+        if figure is not None:
+            console().print(f"[dim]drawn to {figure}[/]")
+
+
+@contextmanager
+def _progress(title: str, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """What is run now, on a terminal, on stderr; nothing in a pipe."""
+    screen = console(stderr=True)
+    with Progress(
+        SpinnerColumn(), TextColumn(title), TextColumn("{task.fields[told]}"), TimeElapsedColumn(),
+        console=screen, transient=True, disable=quiet or not screen.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(title, total=None, told="starting")
+        yield lambda what: bar.update(task, told=what)
+
+
+def _check_ending(figure: Path) -> None:
+    from attlas.plots.style import check_ending
+
+    check_ending(figure)
