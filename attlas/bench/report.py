@@ -59,8 +59,8 @@ class Limit:
 class Row:
     """One contender at one size. times None: it was left out, and `note` says why.
 
-    task: what it did ("capture", "one row, cold", "write", ...). tokens: N. ratio: its median against the baseline's,
-    see `Report.ratio`. rate: in `rate_unit` at the median. peak_bytes: host memory above the loaded model;
+    task: what it did ("capture", "one row, cold", "write", ...). tokens: N. ratio: its time over the
+    baseline's (`Report.ratio`), median over rounds; of `scale` the reverse, the speed-up. rate: in `rate_unit` at the median. peak_bytes: host memory above the loaded model;
     device_bytes: the same of a GPU. stored_bytes: on disk; moved_bytes: read or written by one repetition. workers:
     processes at work, `efficiency` the speed-up over one of them, divided by their number.
     """

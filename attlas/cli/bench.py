@@ -136,6 +136,75 @@ def capture(
         )  # fmt: skip
 
 
+@command.command("query")
+@click.argument("model")
+@click.argument("inputs", nargs=-1)
+@click.option("--tokens", type=click.IntRange(64), help="N. [default: 2048; of INPUTS, their own]")
+@bench_options(rounds=9)
+@reports_errors
+def query(model: str, inputs: tuple[str, ...], tokens: int | None, **common: Any) -> None:
+    """Ask for a row, a 64 x 64 tile and a whole map of one document: from factors, maps, and plain Zarr by xarray.
+
+    Cold: the store's files dropped from the page cache and the store opened anew, opening included; warm: neither. All
+    ways must give equal numbers before a time is taken. Of INPUTS, the first document.
+
+    \b
+    Example:
+      attlas bench query HuggingFaceTB/SmolLM2-135M --tokens 2048
+    """
+    with trial(model, inputs, "bench query", **common) as (given, show):
+        from attlas.bench.query import bench_query
+
+        show(bench_query(given, tokens=tokens or (None if inputs else 2048)))
+
+
+@command.command("scale")
+@click.argument("model")
+@click.argument("inputs", nargs=-1)
+@click.option("--shards", type=COUNTS, default="1,2", show_default=True, help="Of one long document.")
+@click.option("--replicas", type=COUNTS, default="1,2", show_default=True, help="Of a corpus of short documents.")
+@click.option("--tokens", type=click.IntRange(2), help="Of the long one. [default: 2048; of INPUTS, its own]")
+@click.option("--documents", type=click.IntRange(2), default=100, show_default=True, help="Short ones, synthetic.")
+@click.option("--keep", type=click.Choice(["factors", "statistics", "maps"]), default="statistics", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Torch threads of each process.")
+@click.option("--chunk-tokens", type=click.IntRange(1), default=512, show_default=True, help="Query tokens in a pass.")
+@click.option("--address", help="Of a running Ray cluster: auto, host:6379, ... [default: a private one]")
+@bench_options(rounds=3)
+@reports_errors
+def scale(
+    model: str,
+    inputs: tuple[str, ...],
+    shards: tuple[int, ...],
+    replicas: tuple[int, ...],
+    tokens: int | None,
+    documents: int,
+    keep: str,
+    threads: int,
+    chunk_tokens: int,
+    address: str | None,
+    **common: Any,
+) -> None:
+    """Capture with more and more workers: shards on one long document, replicas on many short ones.
+
+    Speed-up is over one process of as many threads; efficiency is the speed-up over the number of workers. Where
+    workers share cores, the report says so.
+
+    \b
+    Example:
+      attlas bench scale HuggingFaceTB/SmolLM2-135M --shards 1,2,4 --replicas 1,2
+      attlas bench scale ./llama-70b --shards 4,8 --replicas 1 --tokens 65536 --address auto
+    """
+    with trial(model, inputs, "bench scale", **common) as (given, show):
+        from attlas.bench.scale import bench_scale
+
+        show(
+            bench_scale(
+                given, shards=shards, replicas=replicas, tokens=tokens or (None if inputs else 2048),
+                documents=documents, keep=keep, threads=threads, chunk_tokens=chunk_tokens, address=address,
+            )
+        )  # fmt: skip
+
+
 @contextmanager
 def trial(
     model: str,

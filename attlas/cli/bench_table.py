@@ -19,7 +19,9 @@ __all__ = ["human_time", "print_report"]
 def print_report(report: Report) -> None:
     """Print it on stdout; a column is there where a row has something to say in it."""
     out = console()
-    out.print(f"[bold]bench {report.workload}[/]  {Path(report.model).name or report.model}")
+    sizes = {row.tokens for row in report.rows}
+    alike = f", {sizes.pop():,} tokens" if len(sizes) == 1 else ""
+    out.print(f"[bold]bench {report.workload}[/]  {Path(report.model).name or report.model}{alike}")
     out.print(_facts(report))
     out.print()
     out.print(_table(report))
@@ -48,9 +50,7 @@ def _facts(report: Report) -> Table:
     busy = f"[yellow]load {machine.load:.1f}[/]" if machine.load > 0.5 * machine.cores else f"load {machine.load:.1f}"
     libraries = ", ".join(f"{name} {machine.libraries[name]}" for name in ("attlas", "torch", "zarr", "numpy"))
     grid.add_row("", f"{machine.system}, Python {machine.python}, {libraries}; {busy}")
-    flops = (
-        f"{human_flops(limits.qk_flops)} q.k (head size {limits.features}), {human_flops(limits.matmul_flops)} else"
-    )
+    flops = f"{human_flops(limits.qk_flops)} q.k (head size {limits.features}), {human_flops(limits.matmul_flops)} else"
     grid.add_row("matmul", f"{flops}; {limits.dtype}, {limits.device}, {limits.threads} threads")
     if limits.disk is not None:
         disk = limits.disk
@@ -69,14 +69,18 @@ def human_flops(count: float) -> str:
 
 def _table(report: Report) -> Table:
     many_tasks = len({row.task for row in report.rows}) > 1
+    many_sizes = len({row.tokens for row in report.rows}) > 1
     columns: list[tuple[str, Callable[[Row], str]]] = [
-        ("tokens", lambda row: f"{row.tokens:,}"),
+        ("tokens", lambda row: f"{row.tokens:,}" if many_sizes else ""),
         ("workers", lambda row: f"{row.workers}" if row.workers > 1 else ""),
         ("median", lambda row: human_time(row.times.median) if row.times else ""),
         ("spread", lambda row: _spread(row)),
         ("p95", lambda row: human_time(row.times.p95) if row.times and many_tasks else ""),
         (report.rows[0].rate_unit or "rate", lambda row: _rate(row)),
-        (f"x {report.ratio}", lambda row: f"{row.ratio:.2f}" if row.ratio is not None else ""),
+        (
+            "speed-up" if report.workload == "scale" else f"x {report.ratio}",
+            lambda row: f"{row.ratio:.2f}" if row.ratio is not None else "",
+        ),
         ("efficiency", lambda row: f"{row.efficiency:.0%}" if row.efficiency is not None else ""),
         ("peak", lambda row: human_bytes(row.peak_bytes) if row.peak_bytes is not None else ""),
         ("GPU", lambda row: human_bytes(row.device_bytes) if row.device_bytes is not None else ""),
@@ -86,8 +90,8 @@ def _table(report: Report) -> Table:
     shown = [(name, tell) for name, tell in columns if any(tell(row) for row in report.rows)]
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     if many_tasks:
-        table.add_column("task")
-    table.add_column("contender")
+        table.add_column("task", no_wrap=True)
+    table.add_column("contender", no_wrap=True)
     for name, _ in shown:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("near")

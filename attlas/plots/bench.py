@@ -109,8 +109,8 @@ def _speed_up(report: Report, rows: list[Row]) -> Figure:
     for i, task in enumerate(dict.fromkeys(row.task for row in rows)):
         own = sorted((row for row in rows if row.task == task and row.ratio), key=lambda row: row.workers)
         panel.plot(
-            [row.workers for row in own], [row.ratio or 0.0 for row in own], marker=MARKERS[i], color=COLOURS[i + 1], lw=1.4,
-            label=task,
+            [row.workers for row in own], [row.ratio or 0.0 for row in own], marker=MARKERS[i], lw=1.4,
+            color=COLOURS[i + 1], label=task,
         )  # fmt: skip
     cores = report.machine.cores
     if most > cores:
