@@ -59,10 +59,11 @@ class Limit:
 class Row:
     """One contender at one size. times None: it was left out, and `note` says why.
 
-    task: what it did ("capture", "one row, cold", "write", ...). tokens: N. ratio: its time over the
-    baseline's (`Report.ratio`), median over rounds; of `scale` the reverse, the speed-up. rate: in `rate_unit` at the median. peak_bytes: host memory above the loaded model;
-    device_bytes: the same of a GPU. stored_bytes: on disk; moved_bytes: read or written by one repetition. workers:
-    processes at work, `efficiency` the speed-up over one of them, divided by their number.
+    task: what it did ("capture", "one row, cold", "write", ...). tokens: N. ratio: its time over the baseline's
+    (`Report.ratio`), median over rounds; of `scale` the reverse, the speed-up. rate: in `rate_unit` at the median.
+    peak_bytes: host memory above the loaded model; device_bytes: the same of a GPU. stored_bytes: on disk;
+    moved_bytes: read or written by one repetition. workers: processes at work, `efficiency` the speed-up over one of
+    them, divided by their number.
     """
 
     contender: str

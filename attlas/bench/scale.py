@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,14 @@ def bench_scale(
     with joined_cluster(address, cpus=most * threads) as facts:
         cores = usable_cores() if facts.private else int(facts.cpus)
         for task in tasks:
-            runs = {
-                layout.name: _run(trial, task, layout, keep=keep, threads=threads, chunk_tokens=chunk_tokens)
-                for layout in task.layouts
-            }
+            # no warm-up: the clock of a capture starts once all its shards are ready
             timings = run_rounds(
-                runs, rounds=trial.rounds, warm_ups=0, moved=lambda what: trial.told(f"{task.name}: {what}")
-            )  # the captures warm up by themselves: their clock starts once all shards are ready
+                {
+                    layout.name: _run(trial, task, layout, keep=keep, threads=threads, chunk_tokens=chunk_tokens)
+                    for layout in task.layouts
+                },
+                rounds=trial.rounds, warm_ups=0, moved=partial(_tell, trial, task.name),
+            )  # fmt: skip
             rows += [_row(task, layout, timings, cores, threads) for layout in task.layouts]
     return Report(
         workload="scale",
@@ -121,6 +123,10 @@ def cores_note(cores: int, layouts: Sequence[tuple[int, str]], threads: int) -> 
         f"nothing about {workers} devices can be concluded"
         for workers, what in dict.fromkeys(sharing)
     )
+
+
+def _tell(trial: Trial, task: str, what: str) -> None:
+    trial.told(f"{task}: {what}")
 
 
 def _counted(task: _Task) -> list[tuple[int, str]]:
@@ -186,7 +192,7 @@ def _row(task: _Task, layout: _Layout, timings: Timings, cores: int, threads: in
         rate=task.tokens / times.median,
         rate_unit="tokens/s",
         workers=layout.workers,
-        stored_bytes=told.bytes,
+        moved_bytes=told.bytes or None,
         limits=(Limit(name="cores", seconds=alone / at_once),) if layout.workers > 1 else (),
         note=_busy(told.shards),
     )

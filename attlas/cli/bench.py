@@ -12,6 +12,7 @@ import click
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from attlas.cli.bench_table import print_report
+from attlas.cli.capture import storage_option
 from attlas.cli.inputs import read_inputs
 from attlas.cli.output import console, print_json, reports_errors
 
@@ -156,6 +157,67 @@ def query(model: str, inputs: tuple[str, ...], tokens: int | None, **common: Any
         from attlas.bench.query import bench_query
 
         show(bench_query(given, tokens=tokens or (None if inputs else 2048)))
+
+
+@command.command("stats")
+@click.argument("model")
+@click.argument("inputs", nargs=-1)
+@click.option("--tokens", type=COUNTS, help="Lengths N. [default: 512,1024,2048; of INPUTS, their own]")
+@click.option(
+    "--sample", type=click.FloatRange(0, 100, min_open=True), default=5.0, show_default=True,
+    help="Percent of the query rows in the sample.",
+)  # fmt: skip
+@click.option(
+    "--most-maps", type=click.IntRange(1), default=2048, show_default=True, help="No maps of longer documents."
+)
+@bench_options(rounds=3)
+@reports_errors
+def stats(
+    model: str,
+    inputs: tuple[str, ...],
+    tokens: tuple[int, ...] | None,
+    sample: float,
+    most_maps: int,
+    **common: Any,
+) -> None:
+    """Statistics of every head from factors, exact and sampled, against the same by numpy over float16 maps.
+
+    Numpy's answer must equal the exact one before a time is taken. Of INPUTS, the first document.
+
+    \b
+    Example:
+      attlas bench stats HuggingFaceTB/SmolLM2-135M --tokens 512,1024,2048 --sample 5
+    """
+    with trial(model, inputs, "bench stats", **common) as (given, show):
+        from attlas.bench.statistics import bench_statistics
+
+        lengths = tokens or (None,) if inputs else tokens or (512, 1024, 2048)
+        show(bench_statistics(given, tokens=lengths, sample=sample / 100, most_maps=most_maps))
+
+
+@command.command("store")
+@click.argument("model")
+@click.option("--tokens", type=click.IntRange(2), default=2048, show_default=True, help="N.")
+@click.option("--store", help="Folder or URL under which to write. [default: the scratch folder]")
+@click.option(
+    "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
+)
+@bench_options(rounds=5)
+@reports_errors
+def store(model: str, tokens: int, store: str | None, storage_options: dict[str, str] | None, **common: Any) -> None:
+    """Write the factors of one document and read them back whole: attlas, zarr's own arrays, raw bytes.
+
+    Factors are random numbers of MODEL's layers, heads and head size. All ways must read what was written.
+
+    \b
+    Example:
+      attlas bench store HuggingFaceTB/SmolLM2-135M --tokens 4096 --folder /data/scratch
+      attlas bench store demo --store s3://team/bench --storage-option profile=team
+    """
+    with trial(model, (), "bench store", **common) as (given, show):
+        from attlas.bench.store import bench_store
+
+        show(bench_store(given, tokens=tokens, store=store, storage_options=storage_options))
 
 
 @command.command("scale")

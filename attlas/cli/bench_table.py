@@ -69,16 +69,17 @@ def human_flops(count: float) -> str:
 
 def _table(report: Report) -> Table:
     many_tasks = len({row.task for row in report.rows}) > 1
+    has_tail = report.workload == "query"
+    ratio = "speed-up" if report.workload == "scale" else f"x {report.ratio}"
     many_sizes = len({row.tokens for row in report.rows}) > 1
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("tokens", lambda row: f"{row.tokens:,}" if many_sizes else ""),
-        ("workers", lambda row: f"{row.workers}" if row.workers > 1 else ""),
         ("median", lambda row: human_time(row.times.median) if row.times else ""),
         ("spread", lambda row: _spread(row)),
-        ("p95", lambda row: human_time(row.times.p95) if row.times and many_tasks else ""),
+        ("p95", lambda row: human_time(row.times.p95) if row.times and has_tail else ""),
         (report.rows[0].rate_unit or "rate", lambda row: _rate(row)),
         (
-            "speed-up" if report.workload == "scale" else f"x {report.ratio}",
+            ratio,
             lambda row: f"{row.ratio:.2f}" if row.ratio is not None else "",
         ),
         ("efficiency", lambda row: f"{row.efficiency:.0%}" if row.efficiency is not None else ""),
@@ -102,7 +103,7 @@ def _table(report: Report) -> Table:
             table.add_section()
         lead = [row.task if place != before else ""] if many_tasks else []
         before = place
-        near = f"[yellow]{row.note}[/]" if row.times is None else f"{row.near}{f'; {row.note}' if row.note else ''}"
+        near = f"[yellow]{row.note}[/]" if row.times is None else "; ".join(filter(None, (row.near, row.note)))
         table.add_row(*lead, row.contender, *(tell(row) for _, tell in shown), near)
     return table
 
@@ -128,7 +129,7 @@ def _rate(row: Row) -> str:
 
 
 def _moved(row: Row) -> str:
-    return human_bytes(row.moved_bytes) if row.moved_bytes is not None and row.moved_bytes != row.stored_bytes else ""
+    return human_bytes(row.moved_bytes) if row.moved_bytes and row.moved_bytes != row.stored_bytes else ""
 
 
 def _growth(report: Report) -> list[str]:
