@@ -1,12 +1,14 @@
 """The guard against becoming slow: ratios of two times, measured against recorded ones, with a band for noise.
 
-A ratio is the least time of a contender over the least time of its base, of many short interleaved rounds: what else
-runs on a machine only ever adds time, so that the least is what it disturbs least. Seconds are never compared.
+A ratio is the least CPU time of a contender over the least of its base, of many short interleaved rounds. CPU time does
+not count the wait for a core that a neighbour has, and what a neighbour does to caches only ever adds to it, so that
+the least is disturbed least. What it cannot see is waiting: for a disk, or for a lock. Seconds are never compared.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +21,11 @@ from attlas.errors import InputError
 __all__ = ["BAND_LEAST", "Pair", "Recorded", "Verdict", "judge", "load", "measure", "record", "save"]
 
 BAND_LEAST = 0.25
-SPREADS = 2.0
-"""The band is as wide as so many times the spread of the runs it was recorded from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pair:
-    """Two contenders whose ratio is guarded. rounds: of one measurement."""
+    """Two contenders whose ratio is guarded; one with its own clock tells CPU seconds. rounds: of a measurement."""
 
     name: str
     contender: Contender
@@ -62,16 +62,17 @@ class Verdict:
 
 
 def measure(pair: Pair, *, moved: Moved | None = None) -> float:
-    """Least time of the contender over that of its base."""
-    timings = run_rounds({"contender": pair.contender, "base": pair.base}, rounds=pair.rounds, moved=moved)
+    """Least CPU time of the contender over that of its base."""
+    contenders = {"contender": pair.contender, "base": pair.base}
+    timings = run_rounds(contenders, rounds=pair.rounds, moved=moved, clock=time.process_time)
     return timings.times("contender").least / timings.times("base").least
 
 
 def record(base: str, runs: Sequence[float]) -> Recorded:
-    """What to hold later runs to: the median of several, and a band from their spread; at least BAND_LEAST."""
+    """What to hold later runs to: the median of several; as band all that lies between them, at least BAND_LEAST."""
     found = np.asarray(runs, dtype=np.float64)
     ratio = float(np.median(found))
-    band = max(BAND_LEAST, SPREADS * float(found.max() - found.min()) / ratio)
+    band = max(BAND_LEAST, float(found.max() - found.min()) / ratio)
     return Recorded(
         base=base, ratio=round(ratio, 4), band=round(band, 4), runs=tuple(round(float(run), 4) for run in found)
     )  # fmt: skip
@@ -109,4 +110,6 @@ def load(path: Path) -> dict[str, Recorded]:
         ratios = json.loads(path.read_text(encoding="utf-8"))["ratios"]
         return {name: Recorded(**{**one, "runs": tuple(one["runs"])}) for name, one in ratios.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no recorded ratios ({type(error).__name__}): make them with --record") from error
+        raise InputError(
+            f"{path} holds no recorded ratios ({type(error).__name__}): make them with --record"
+        ) from error

@@ -45,10 +45,12 @@ def run_rounds(
     warm_ups: int = 1,
     before: Callable[[str], None] | None = None,
     moved: Moved | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Timings:
     """Run `warm_ups` rounds that do not count, then `rounds` that do.
 
-    before: called with the contender's name ahead of each run, its time not counted. moved: told of each run.
+    before: called with the contender's name ahead of each run, its time not counted. moved: told of each run. clock:
+    that times the calls.
     """
     names = list(contenders)
     found: dict[str, list[float]] = {name: [] for name in names}
@@ -59,9 +61,9 @@ def run_rounds(
                 moved(f"{name}, " + ("warm-up" if counted < 0 else f"round {counted + 1} of {rounds}"))
             if before is not None:
                 before(name)
-            begin = time.perf_counter()
+            begin = clock()
             told = contenders[name]()
-            seconds = time.perf_counter() - begin if told is None else told
+            seconds = clock() - begin if told is None else told
             if counted >= 0:
                 found[name].append(seconds)
     return Timings(seconds={name: tuple(times) for name, times in found.items()})

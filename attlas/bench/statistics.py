@@ -48,8 +48,8 @@ def bench_statistics(trial: Trial, *, tokens: Sequence[int | None], sample: floa
     """Rows: the exact answer over all layers, one from a share `sample` of the query rows, and numpy's over maps.
 
     Maps are those of the first and the last layer; of documents longer than `most_maps` they are left out, and the row
-    says so. Rates are query rows of one head that the answer is about, a second, so that they compare. Raises DisagreementError where numpy and
-    the exact answer differ.
+    says so. Rates are query rows of one head that the answer is about, a second, so that they compare. Raises
+    DisagreementError where numpy and the exact answer differ.
     """
     subject = trial.load()
     if subject.loaded.is_encoder_decoder or not subject.shape.chunkable:
