@@ -39,7 +39,7 @@ RECORDED = Path(__file__).with_name("smoke.json")
 RUNS = 7
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 TOKENS, WIDE = 768, 384
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "vocab_size": 512, "hidden_size": WIDE, "intermediate_size": 3 * WIDE, "num_hidden_layers": 3,
     "num_attention_heads": 6, "num_key_value_heads": 3, "max_position_embeddings": TOKENS,
 }  # fmt: skip

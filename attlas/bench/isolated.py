@@ -71,7 +71,8 @@ def measure_peaks(prepare: Callable[..., Works], *arguments: Any) -> list[Peak]:
 def _run(told: Connection, prepare: Callable[..., Works], arguments: tuple[Any, ...]) -> None:
     try:
         works, peaks = prepare(*arguments), []
-        prepared, device = _forget_peak(), _forget_device_peak()
+        device = _forget_device_peak()  # imports torch, which takes memory of its own
+        prepared = _forget_peak()
         for work in works:
             _forget_peak()
             _forget_device_peak()

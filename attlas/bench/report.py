@@ -151,7 +151,7 @@ class Report:
             "model": self.model,
             "ratio_to": self.ratio,
             "options": dict(self.options),
-            "machine": asdict(self.machine),
+            "machine": asdict(self.machine) | {"gpus": list(self.machine.gpus)},
             "limits": asdict(self.limits),
             "rows": rows,
             "fits": [asdict(fit) for fit in self.fits],

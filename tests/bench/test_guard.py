@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ def test_a_ratio_is_the_least_over_the_least() -> None:
 def test_the_band_is_the_spread_and_at_least_a_quarter() -> None:
     assert record("numpy", [1.0, 1.1, 1.05]).band == 0.25
     wide = record("numpy", [1.0, 1.5, 2.0])
-    assert (wide.ratio, wide.band, wide.most) == (1.5, pytest.approx(1 / 1.5, abs=1e-4), pytest.approx(2.5, abs=1e-3))
+    assert wide.ratio == 1.5
+    assert wide.band == pytest.approx(1 / 1.5, abs=1e-4)
+    assert wide.most == pytest.approx(2.5, abs=1e-3)
 
 
 @pytest.mark.parametrize(("ratio", "is_slower"), [(0.5, False), (1.0, False), (1.24, False), (1.26, True), (3, True)])
@@ -64,13 +67,17 @@ def test_the_recorded_ratios_are_complete() -> None:
     assert all(0.25 <= one.band < 1 for one in found.values())
 
 
-def test_a_slowed_run_fails_and_the_same_run_passes(tmp_path: Path) -> None:
+def test_a_slowed_run_fails_and_the_same_run_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smoke, "TOKENS", 192)
+    monkeypatch.setattr(smoke, "RUNS", 1)
     recorded, only = str(tmp_path / "smoke.json"), ["--only", "whole map"]
     made = CliRunner().invoke(smoke.main, ["--record", "--recorded", recorded, *only])
     assert made.exit_code == 0, made.output
+    wide = {name: replace(one, band=1.0) for name, one in load(Path(recorded)).items()}
+    save(Path(recorded), wide, "this one")
     same = CliRunner().invoke(smoke.main, ["--recorded", recorded, *only])
     assert same.exit_code == 0, same.output
-    slow = CliRunner().invoke(smoke.main, ["--recorded", recorded, *only, "--slow", "whole map", "--by", "4"])
+    slow = CliRunner().invoke(smoke.main, ["--recorded", recorded, *only, "--slow", "whole map", "--by", "6"])
     assert slow.exit_code == 1
     assert "SLOWER" in slow.output
     assert "slower than recorded, three times over: whole map" in slow.output

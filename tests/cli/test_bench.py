@@ -58,15 +58,24 @@ def test_capture(tmp_path: Path) -> None:
     assert {fit["contender"] for fit in found["fits"]} == {"forward", "statistics", "factors"}
 
 
-def test_capture_of_texts_with_peaks_as_a_table(tmp_path: Path) -> None:
+def test_capture_of_texts_as_a_table(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the cat went out twice. " * 20)
-    result = run("capture", "demo", str(tmp_path / "text.txt"), "--tokens", "50", "--keep", "factors", "--rounds", "2")
+    text = str(tmp_path / "text.txt")
+    result = run("capture", "demo", text, "--tokens", "50", "--keep", "factors", "--rounds", "2", "--no-peak")
     assert "near" in result.stdout
     assert "factors" in result.stdout
     assert " x forward pass" in result.stdout or "disk write" in result.stdout
-    assert "peak" in result.stdout
+    assert "peak" not in result.stdout
     assert result.stderr == ""
     assert max(len(line) for line in result.stdout.splitlines()) <= 100
+
+
+@pytest.mark.slow
+def test_capture_measures_peaks_in_processes_of_their_own() -> None:
+    found = told("capture", "demo", "--tokens", "256,1024", "--keep", "factors", "--rounds", "1")
+    peaks = {(row["contender"], row["tokens"]): row["peak_bytes"] for row in found["rows"]}
+    assert 10**5 < peaks["forward", 256] < peaks["forward", 1024] < 10**9
+    assert peaks["factors", 256] < peaks["factors", 1024]
 
 
 def test_query(tmp_path: Path) -> None:
@@ -85,6 +94,20 @@ def test_stats() -> None:
     assert rows["numpy on maps", 96]["ratio"] == 1.0
     assert rows["numpy on maps", 192]["times"] is None
     assert rows["sampled", 192]["nearest"]["limit"] == "q.k"
+
+
+@pytest.mark.slow
+def test_scale(tmp_path: Path) -> None:
+    found = told(
+        "scale", "demo", "--tokens", "256", "--shards", "1,2", "--replicas", "1,2", "--documents", "12", "--rounds",
+        "1", "--figure", str(tmp_path / "scale.png"),
+    )  # fmt: skip
+    rows = {(row["contender"], row["task"]): row for row in found["rows"]}
+    assert len(rows) == 4
+    two = rows["2 shards", "one document"]
+    assert two["efficiency"] == pytest.approx(two["ratio"] / 2)
+    assert "busy" in two["note"]
+    assert any("core" in note for note in found["notes"])
 
 
 def test_store_leaves_nothing_behind(tmp_path: Path) -> None:
