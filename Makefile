@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test test-slow test-gpu lint types format check clean
+.PHONY: help venv demo test test-slow test-gpu bench-smoke lint types format check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -29,6 +29,9 @@ test-slow: venv  ## tests that take minutes
 
 test-gpu: venv  ## tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
+
+bench-smoke: venv  ## has anything become slower? ratios against the recorded ones
+	$(BIN)/python benchmarks/smoke.py
 
 lint: venv  ## ruff, rules and format
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ __all__ = [
     "AttlasError",
     "ClusterError",
     "CorruptAtlasError",
+    "DisagreementError",
     "InputError",
     "MissingAttentionError",
     "NoMemoryError",
@@ -68,6 +69,10 @@ class StoreMissingError(AttlasError, FileNotFoundError):
 
 class CorruptAtlasError(AttlasError, OSError):
     """What lies in the store contradicts its own records."""
+
+
+class DisagreementError(AttlasError, ArithmeticError):
+    """Two ways to the same numbers gave different ones, so that their times cannot be compared."""
 
 
 class TierError(AttlasError, LookupError):

@@ -14,6 +14,7 @@ import attlas
 __all__ = ["main"]
 
 COMMANDS = {
+    "bench": "Time, memory and disk here, beside what the machine allows.",
     "capture": "Run a model over texts and keep its attention.",
     "demo": "The embedded model, captured, its heads named.",
     "heads": "What every head does, and how alike heads are.",

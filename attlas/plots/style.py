@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 
 from attlas.errors import InputError
 
-__all__ = ["INK", "SEQUENTIAL", "grid_of", "label_axis", "new_figure", "readable", "save", "styled", "title"]
+__all__ = [
+    "INK",
+    "SEQUENTIAL",
+    "check_ending",
+    "grid_of",
+    "label_axis",
+    "new_figure",
+    "readable",
+    "save",
+    "styled",
+    "title",
+]
 
 INK, PALE, SEQUENTIAL = "#22303c", "#8a97a3", "viridis"
 ENDINGS = (".png", ".pdf", ".svg")
@@ -45,11 +56,15 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write .png, .pdf or .svg by the file's ending; raises InputError at any other."""
-    path = Path(path)
-    if path.suffix not in ENDINGS:
-        raise InputError(f"{path.name}: a figure is written to a file that ends in {', '.join(ENDINGS)}")
+    check_ending(Path(path))
     with styled():
         figure.savefig(path, dpi=DOTS)
+
+
+def check_ending(path: Path) -> None:
+    """Raise InputError where no figure can be written to a file of this name."""
+    if path.suffix not in ENDINGS:
+        raise InputError(f"{path.name}: a figure is written to a file that ends in {', '.join(ENDINGS)}")
 
 
 def label_axis(axis: Any, labels: Sequence[Any] | NDArray[Any], *, room: int) -> None:
