@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,17 +71,39 @@ def test_the_recorded_ratios_are_complete() -> None:
     assert all(0.25 <= one.band < 1 for one in found.values())
 
 
+def burn(seconds: float) -> None:
+    """Keep a core busy, by the clock that the guard reads."""
+    ends = time.process_time() + seconds
+    while time.process_time() < ends:
+        pass
+
+
+@contextmanager
+def busy_pairs() -> Iterator[dict[str, Pair]]:
+    yield {
+        "busy": Pair(
+            name="busy", contender=lambda: burn(0.02), base=lambda: burn(0.01), base_name="half of it", rounds=3
+        )
+    }  # fmt: skip
+
+
 def test_a_slowed_run_fails_and_the_same_run_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smoke, "TOKENS", 192)
-    monkeypatch.setattr(smoke, "RUNS", 1)
-    recorded, only = str(tmp_path / "smoke.json"), ["--only", "whole map"]
-    made = CliRunner().invoke(smoke.main, ["--record", "--recorded", recorded, *only])
+    monkeypatch.setattr(smoke, "pairs", busy_pairs)
+    recorded = str(tmp_path / "smoke.json")
+    made = CliRunner().invoke(smoke.main, ["--record", "--recorded", recorded])
     assert made.exit_code == 0, made.output
-    wide = {name: replace(one, band=1.0) for name, one in load(Path(recorded)).items()}
-    save(Path(recorded), wide, "this one")
-    same = CliRunner().invoke(smoke.main, ["--recorded", recorded, *only])
+    assert load(Path(recorded))["busy"].ratio == pytest.approx(2.0, rel=0.1)
+    same = CliRunner().invoke(smoke.main, ["--recorded", recorded])
     assert same.exit_code == 0, same.output
-    slow = CliRunner().invoke(smoke.main, ["--recorded", recorded, *only, "--slow", "whole map", "--by", "6"])
+    slow = CliRunner().invoke(smoke.main, ["--recorded", recorded, "--slow", "busy", "--by", "2"])
     assert slow.exit_code == 1
     assert "SLOWER" in slow.output
-    assert "slower than recorded, three times over: whole map" in slow.output
+    assert "slower than recorded, three times over: busy" in slow.output
+
+
+@pytest.mark.slow
+def test_the_guard_as_it_ships_sees_a_capture_that_runs_twice() -> None:
+    command = [sys.executable, smoke.__file__, "--only", "factors", "--slow", "factors", "--by", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "SLOWER" in done.stdout
