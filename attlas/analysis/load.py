@@ -1,4 +1,4 @@
-"""Reading a block's rows from the store, whole shards at a time, in whichever process the task runs.
+"""Reading a block's rows from the store in whichever process the task runs.
 
 Suffixes: H heads, G kv heads, R rows, M keys, D features.
 """
@@ -21,13 +21,14 @@ from attlas.engine.kernels.reference import TokenFacts
 from attlas.engine.rules import ScoreRule
 from attlas.storage import Atlas
 from attlas.storage.schema import rule_from_store
-from attlas.storage.shards import load_layer
+from attlas.storage.shard_reader import ShardReader
 
 __all__ = ["BlockRows", "Source", "load_factors", "load_rows", "source_of"]
 
 Indices = NDArray[np.int64]
 
 _OPEN: dict[tuple[str, str], zarr.Group] = {}
+_READERS: dict[tuple[str, str, str], ShardReader] = {}
 _LOCK = threading.Lock()
 
 
@@ -51,6 +52,13 @@ class Source:
         array = self.root[path]
         assert isinstance(array, zarr.Array)
         return array
+
+    def reader(self, path: str) -> ShardReader:
+        """Of an array of rows; opened once in a process."""
+        key = (repr(self.store), self.created, path)
+        if key not in _READERS:
+            _READERS[key] = ShardReader(self.array(path))
+        return _READERS[key]
 
     def rule(self, kind: str, label: int, layer: int) -> ScoreRule:
         return rule_from_store(self.root, kind, label, layer)
@@ -94,9 +102,7 @@ def load_rows(source: Source, block: Block) -> BlockRows:
     else:
         position_R = row_R - documents.query_start_D[document_R]
     start_R, stop_R = (
-        np.asarray(source.array(f"{documents.kind}/{name}")[block.layer, low_row:high_row])[row_R - low_row].astype(
-            np.int64
-        )
+        source.reader(f"{documents.kind}/{name}").read(block.layer, None, row_R).astype(np.int64)
         for name in ("key_start", "key_stop")
     )
     key_start_R = documents.key_start_D[document_R]
@@ -125,28 +131,18 @@ def load_rows(source: Source, block: Block) -> BlockRows:
 def load_factors(source: Source, block: Block, rows: BlockRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """q of the rows (H, R, D), k of the keys (G, M, D) and log-sum-exp (H, R)."""
     kind, place = block.documents.kind, block.documents.kv_place_H
-    q_HRD = _gather(source.array(f"{kind}/q"), block.layer, block.row_R)
-    k_GMD = _gather(source.array(f"{kind}/k"), block.layer, np.arange(rows.low, rows.low + rows.keys))
+    q_HRD = _factor(source.reader(f"{kind}/q"), block.layer, block.row_R)
+    k_GMD = _factor(source.reader(f"{kind}/k"), block.layer, np.arange(rows.low, rows.low + rows.keys))
     used, counts = np.unique(place, return_counts=True)
     if len(set(counts.tolist())) > 1 or len(used) != k_GMD.shape[0]:
         k_GMD = k_GMD[torch.from_numpy(place)]  # chosen heads that share kv heads unequally
-    low, high = int(block.row_R[0]), int(block.row_R[-1]) + 1
-    lse_HR = np.asarray(source.array(f"{kind}/log_sum_exp")[block.layer, :, low:high])[:, block.row_R - low]
-    return q_HRD, k_GMD, torch.from_numpy(np.ascontiguousarray(lse_HR))
+    lse_HR = source.reader(f"{kind}/log_sum_exp").read(block.layer, None, block.row_R)
+    return q_HRD, k_GMD, torch.from_numpy(lse_HR)
 
 
-def _gather(array: zarr.Array[Any], layer: int, token_T: Indices) -> torch.Tensor:
-    """(H, T, D) of ascending tokens of one layer, each shard read once."""
-    assert array.shards is not None
-    size = array.shards[2]
-    shard_T = token_T // size
-    parts = []
-    for shard in np.unique(shard_T):
-        inside = token_T[shard_T == shard] - shard * size
-        values = load_layer(array, layer, int(shard), axis=2)
-        run = len(inside) == inside[-1] - inside[0] + 1
-        parts.append(values[:, inside[0] : inside[-1] + 1] if run else values[:, inside])
-    found = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
-    if array.attrs["attlas_dtype"] == "bfloat16":
+def _factor(reader: ShardReader, layer: int, token_T: Indices) -> torch.Tensor:
+    """(H, T, D) of one layer's tokens, all heads."""
+    found = reader.read(layer, None, token_T)
+    if reader.array.attrs["attlas_dtype"] == "bfloat16":
         return torch.from_numpy(found.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(found)

@@ -236,13 +236,9 @@ def _row_features(
 
 def _from_stored(source: Source, block: Block, rows: BlockRows, features: Features) -> Floats:
     kind, row_R = block.documents.kind, block.row_R
-    low, high = int(row_R[0]), int(row_R[-1]) + 1
     group = source.root[f"{kind}/statistics"]
     names = [name for name in (*STORED.values(), "sink_residual") if name in group]  # type: ignore[operator]
-    found = {
-        name: np.asarray(source.array(f"{kind}/statistics/{name}")[block.layer, :, low:high])[:, row_R - low]
-        for name in names
-    }
+    found = {name: source.reader(f"{kind}/statistics/{name}").read(block.layer, None, row_R) for name in names}
     return _row_features(found, None, block, rows, features)
 
 

@@ -17,12 +17,15 @@ from xarray.core import indexing
 from attlas.engine.kernels.reference import TokenFacts, row_statistics, weights
 from attlas.engine.rules import ScoreRule
 from attlas.storage.schema import rule_from_store
+from attlas.storage.shard_reader import ShardReader
 
 __all__ = ["DocumentRows", "LazyAttention", "LazyRows", "LazyStatistic", "StatisticRows"]
 
 Indices = NDArray[np.int64]
 
 WORKING_BYTES = 64 * 2**20
+BLOCK_ROWS = 512
+"""Rows at a time: a causal head's block needs no keys behind its last row."""
 STATISTIC_ROWS = 256
 CACHED_BYTES = 64 * 2**20
 
@@ -47,15 +50,19 @@ class DocumentRows:
     kv_place_H: Indices
     same_axis: bool
     rules: dict[int, ScoreRule] = field(default_factory=dict)
+    readers: dict[str, ShardReader] = field(default_factory=dict)
 
     @property
     def heads(self) -> int:
         return len(self.kv_place_H)
 
-    def array(self, name: str) -> zarr.Array[Any]:
-        array = self.root[f"{self.kind}/{name}"]
-        assert isinstance(array, zarr.Array)
-        return array
+    def reader(self, name: str) -> ShardReader:
+        """Of one of the kind's arrays; opened once."""
+        if name not in self.readers:
+            array = self.root[f"{self.kind}/{name}"]
+            assert isinstance(array, zarr.Array)
+            self.readers[name] = ShardReader(array)
+        return self.readers[name]
 
     def rule(self, layer: int) -> ScoreRule:
         """The score rule of a layer; read once, since an object store takes its time for each small array."""
@@ -65,18 +72,18 @@ class DocumentRows:
 
     def q(self, layer: int, heads: Indices, rows: Indices) -> torch.Tensor:
         """q of some heads and rows, (H, Q, D); reads no other head, and only the chunks of those rows."""
-        return _factor(self.array("q"), layer, heads, self.query_start + rows)
+        return _factor(self.reader("q"), layer, heads, self.query_start + rows)
 
     def k(self, layer: int, kv_heads: Indices, keys: Indices) -> torch.Tensor:
-        return _factor(self.array("k"), layer, kv_heads, self.key_start + keys)
+        return _factor(self.reader("k"), layer, kv_heads, self.key_start + keys)
 
     def lse(self, layer: int, heads: Indices, rows: Indices) -> torch.Tensor:
-        return torch.from_numpy(_tokens(self.array("log_sum_exp"), layer, heads, self.query_start + rows))
+        return torch.from_numpy(self.reader("log_sum_exp").read(layer, heads, self.query_start + rows))
 
     def intervals(self, layer: int, rows: Indices) -> tuple[Indices, Indices]:
         """Key intervals of some rows, counted from the document's first key."""
         start, stop = (
-            _tokens(self.array(name), layer, None, self.query_start + rows).astype(np.int64)
+            self.reader(name).read(layer, None, self.query_start + rows).astype(np.int64)
             for name in ("key_start", "key_stop")
         )
         return start, stop
@@ -114,31 +121,55 @@ class LazyAttention(LazyArray):
         out = np.zeros(tuple(len(part) for part in chosen), dtype=np.float32)
         if out.size == 0:
             return out
-        step = max(1, WORKING_BYTES // (4 * 4 * max(1, len(keys))))
+        step = max(1, min(BLOCK_ROWS, WORKING_BYTES // (4 * 4 * max(1, len(keys)))))
         for i, layer in enumerate(layers):
-            for begin in range(0, len(queries), step):
-                block = slice(begin, begin + step)
-                for part in _head_parts(len(heads), len(queries[block]), len(keys)):
-                    self._fill(out[i, part, block], int(layer), heads[part], queries[block], keys)
+            start_Q, stop_Q = self.rows.intervals(int(layer), queries)
+            seen = np.flatnonzero((keys >= start_Q.min()) & (keys < stop_Q.max()))
+            if seen.size == 0:
+                continue
+            for part in _head_parts(len(heads), min(step, len(queries)), len(seen)):
+                k_HKD = self._keys(int(layer), heads[part], keys[seen])
+                for begin in range(0, len(queries), step):
+                    block = slice(begin, begin + step)
+                    bounds = start_Q[block], stop_Q[block]
+                    self._fill(out[i, part, block], int(layer), heads[part], queries[block], bounds, k_HKD, keys, seen)
         return out
 
-    def _fill(self, out: NDArray[np.float32], layer: int, heads: Indices, queries: Indices, keys: Indices) -> None:
-        start_Q, stop_Q = self.rows.intervals(layer, queries)
-        seen = np.flatnonzero((keys >= start_Q.min()) & (keys < stop_Q.max()))
-        if seen.size == 0:
-            return
+    def _keys(self, layer: int, heads: Indices, keys: Indices) -> torch.Tensor:
+        """k of each head, (H, K, D), read once for all its rows."""
         read, repeat = np.unique(self.rows.kv_place_H[heads], return_inverse=True)
+        k_GKD = self.rows.k(layer, read, keys)
+        return k_GKD if len(read) == len(heads) else k_GKD[torch.from_numpy(repeat)]
+
+    def _fill(
+        self,
+        out: NDArray[np.float32],
+        layer: int,
+        heads: Indices,
+        queries: Indices,
+        bounds: tuple[Indices, Indices],
+        k_HKD: torch.Tensor,
+        keys: Indices,
+        seen: Indices,
+    ) -> None:
+        """A block of rows. bounds: their key intervals. seen: places among `keys` that `k_HKD` holds."""
+        inside = np.flatnonzero((keys[seen] >= bounds[0].min()) & (keys[seen] < bounds[1].max()))
+        if inside.size == 0:
+            return
+        run = inside[-1] - inside[0] + 1 == len(inside)
         a_HQK = weights(
             self.rows.q(layer, heads, queries),
-            self.rows.k(layer, read, keys[seen])[torch.from_numpy(repeat)],
+            k_HKD[:, inside[0] : inside[-1] + 1] if run else k_HKD[:, inside],
             self.rows.lse(layer, heads, queries),
             self.rows.rule(layer).for_heads(heads),
-            start_Q=start_Q,
-            stop_Q=stop_Q,
+            start_Q=bounds[0],
+            stop_Q=bounds[1],
             query_positions_Q=self.rows.position_Q[queries],
-            key_positions_K=keys[seen],
+            key_positions_K=keys[seen[inside]],
         )
-        out[:, :, seen] = a_HQK.numpy()
+        place = seen[inside]
+        whole = place[-1] - place[0] + 1 == len(place)
+        out[:, :, slice(place[0], place[-1] + 1) if whole else place] = a_HQK.numpy()
 
 
 class StatisticRows:
@@ -234,10 +265,10 @@ class LazyRows(LazyArray):
 
     def compute(self, chosen: list[Indices]) -> NDArray[np.float32]:
         layers, heads, queries = chosen
-        array = self.rows.array(self.name)
         if 0 in (len(layers), len(heads), len(queries)):
             return np.empty(tuple(len(part) for part in chosen), dtype=np.float32)
-        return np.stack([_tokens(array, int(layer), heads, self.rows.query_start + queries) for layer in layers])
+        reader = self.rows.reader(self.name)
+        return np.stack([reader.read(int(layer), heads, self.rows.query_start + queries) for layer in layers])
 
 
 def _head_parts(heads: int, queries: int, keys: int) -> list[slice]:
@@ -246,27 +277,9 @@ def _head_parts(heads: int, queries: int, keys: int) -> list[slice]:
     return [slice(begin, begin + size) for begin in range(0, heads, size)]
 
 
-def _factor(array: zarr.Array[Any], layer: int, heads: Indices, tokens: Indices) -> torch.Tensor:
+def _factor(reader: ShardReader, layer: int, heads: Indices, tokens: Indices) -> torch.Tensor:
     """(H, T, D) of q or k in the dtype the model computed in."""
-    stored = _tokens(array, layer, heads, tokens)
-    if array.attrs["attlas_dtype"] == "bfloat16":
+    stored = reader.read(layer, heads, tokens)
+    if reader.array.attrs["attlas_dtype"] == "bfloat16":
         return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(stored)
-
-
-def _tokens(array: zarr.Array[Any], layer: int, heads: Indices | None, tokens: Indices) -> NDArray[Any]:
-    """Rows of one layer at any heads and token places, in their order; a run of places is read as a slice."""
-    low, high = int(tokens.min()), int(tokens.max()) + 1
-    dense = high - low <= 2 * len(tokens)
-    place: Any = slice(low, high) if dense else np.unique(tokens)
-    pick = tokens - low if dense else np.searchsorted(place, tokens)
-    straight = len(pick) == high - low and bool((np.diff(pick) == 1).all())
-    if heads is None:
-        found = np.asarray(array.oindex[layer, place])
-        return np.ascontiguousarray(found if straight else found[pick])
-    kept, order = np.unique(heads, return_inverse=True)
-    run: Any = slice(int(kept[0]), int(kept[-1]) + 1) if kept[-1] - kept[0] + 1 == len(kept) else kept
-    found = np.asarray(array.oindex[layer, run, place])
-    if not np.array_equal(order, np.arange(len(kept))):
-        found = found[order]
-    return np.ascontiguousarray(found if straight else found[:, pick])

@@ -1,4 +1,4 @@
-"""One shard of an array as the bytes of a Zarr v3 `sharding_indexed` chunk, made and read with one copy.
+"""One shard of an array as the bytes of a Zarr v3 `sharding_indexed` chunk, made with one copy.
 
 zarr encodes a shard inner chunk by inner chunk, which for small chunks takes longer than the forward pass that filled
 them. Ours are raw (bytes, crc32c), so a shard is its chunks, each with its checksum, and the index behind them.
@@ -12,15 +12,12 @@ import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.codecs.sharding import ShardingCodec, ShardingCodecIndexLocation
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from attlas.errors import CorruptAtlasError
-
-__all__ = ["encode", "load_layer", "store_shard", "takes_raw_shards"]
+__all__ = ["ABSENT", "CRC", "encode", "store_shard", "takes_raw_shards"]
 
 ABSENT = np.uint64(2**64 - 1)
 CRC = 4
@@ -65,56 +62,6 @@ def encode(values: NDArray[Any], *, inner: int, used: int, axis: int, layers: in
     tail[:-CRC] = index.reshape(-1).view(np.uint8)
     tail[-CRC:] = np.array([google_crc32c.value(tail[:-CRC])], dtype="<u4").view(np.uint8)
     return shard
-
-
-def load_layer(array: zarr.Array[Any], layer: int, shard: int, *, axis: int) -> NDArray[Any]:
-    """What a shard holds of one layer: (..., tokens, ...) without the layer dimension; chunks left out hold the fill.
-
-    shard: the shard's number on the token axis `axis`. Of a shard of several layers only its index and this layer's
-    chunks are read; an array that is not laid out by `encode` is read by zarr. Raises CorruptAtlasError.
-    """
-    assert array.shards is not None
-    span, tokens = array.shards[0], array.shards[axis]
-    if not takes_raw_shards(array):
-        whole: Any = (layer, *[slice(None)] * (axis - 1), slice(shard * tokens, (shard + 1) * tokens))
-        return np.asarray(array[whole])
-    coordinates = [0] * array.ndim
-    coordinates[0], coordinates[axis] = layer // span, shard
-    key = f"{array.path}/{array.metadata.encode_chunk_key(tuple(coordinates))}"
-    shape = array.shards[1:]
-    chunks = int(np.prod(shape[: axis - 1], dtype=np.int64)) * (tokens // array.chunks[axis])
-    values = np.empty(shape, dtype=array.dtype)
-    flat = values.reshape(chunks, -1).view(np.uint8)
-    tail = span * chunks * 16 + CRC
-    raw = _read(array, key, None if span == 1 else SuffixByteRequest(tail))
-    if raw is None:
-        values[...] = array.fill_value
-        return values
-    if len(raw) < tail or google_crc32c.value(raw[-tail:-CRC]) != int(raw[-CRC:].view("<u4")[0]):
-        raise CorruptAtlasError(
-            f"the index of a shard of {array.path} is damaged: see attlas verify, and capture it again"
-        )
-    index = raw[-tail:-CRC].view("<u8").reshape(span, chunks, 2)[layer % span]
-    there = index[:, 0] != ABSENT
-    begin = 0
-    if span > 1 and there.any():  # a layer's chunks lie one behind the other
-        begin = int(index[there, 0].min())
-        raw = _read(array, key, RangeByteRequest(begin, int(index[there].sum(1).max())))
-        assert raw is not None
-    for place, (offset, size) in enumerate(index.tolist()):
-        if offset == int(ABSENT):
-            flat[place].view(array.dtype)[:] = array.fill_value
-            continue
-        body, check = np.split(raw[offset - begin : offset - begin + size], [-CRC])
-        if google_crc32c.value(body) != int.from_bytes(check.tobytes(), "little"):
-            raise CorruptAtlasError(f"a chunk of {array.path} is damaged: see attlas verify, and capture it again")
-        flat[place] = body
-    return values
-
-
-def _read(array: zarr.Array[Any], key: str, part: ByteRequest | None) -> NDArray[np.uint8] | None:
-    found = sync(array.store.get(key, default_buffer_prototype(), part))
-    return None if found is None else np.frombuffer(found.to_bytes(), dtype=np.uint8)
 
 
 def store_shard(array: zarr.Array[Any], coordinates: tuple[int, ...], shard: NDArray[np.uint8]) -> None:
