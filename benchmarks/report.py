@@ -2,7 +2,8 @@
 
     python benchmarks/report.py
 
-`peers.json` has a section of its own, see `benchmarks/peers/section.py`. Every other file is one table:
+`peers.json` has a section of its own, see `benchmarks/peers/section.py`; the reports of `attlas bench --json` have
+theirs, see `benchmarks/bench_section.py`. Every other file is one table:
 
     {"title": ..., "command": ..., "machine": ..., "columns": [...], "rows": [[...], ...], "notes": [...]}
 
@@ -24,6 +25,8 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script sees its own folder only
 
+from attlas.bench.report import SCHEMA  # noqa: E402
+from benchmarks.bench_section import bench_section  # noqa: E402
 from benchmarks.peers.section import peers_section  # noqa: E402
 from benchmarks.tables import cell, markdown_table  # noqa: E402
 
@@ -54,9 +57,11 @@ SECTIONS = (
 )
 
 
-def table_section(path: Path) -> str:
-    """A file that is one table. Raises ValueError where it lacks what a table needs."""
+def table_section(path: Path, figures: Path) -> str:
+    """A report of attlas bench, or one table. Raises ValueError where it lacks what a table needs."""
     found = json.loads(path.read_text())
+    if found.get("schema") == SCHEMA:
+        return bench_section(found, figures)
     missing = [name for name in ("title", "command", "columns", "rows") if name not in found]
     if missing:
         raise ValueError(f"{path.name} is no table: it lacks {', '.join(missing)}")
@@ -80,7 +85,7 @@ def make_page(results: Path, figures: Path) -> tuple[str, list[str]]:
             lacking.append(section.file)
             parts.append(f"## {section.title}\n\nNot measured yet:\n\n```\n{section.command}\n```")
     own = {section.file for section in SECTIONS}
-    parts += [table_section(path) for path in sorted(results.glob("*.json")) if path.name not in own]
+    parts += [table_section(path, figures) for path in sorted(results.glob("*.json")) if path.name not in own]
     return "\n\n".join(parts) + "\n", lacking
 
 

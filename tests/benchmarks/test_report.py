@@ -141,7 +141,7 @@ def test_any_other_file_is_a_table(tmp_path: Path) -> None:
     assert "- Warm." in page
     (tmp_path / "tiles.json").write_text(json.dumps({"title": "Tiles"}))
     with pytest.raises(ValueError, match="lacks command, columns, rows"):
-        table_section(tmp_path / "tiles.json")
+        table_section(tmp_path / "tiles.json", tmp_path)
     with pytest.raises(ValueError, match="1 cells and the table 2 columns"):
         markdown_table(["a", "b"], [["c"]])
 
