@@ -6,13 +6,15 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from benchmarks.peers.correctness import Check
+from benchmarks.peers.watch import OK
 
-__all__ = ["SCHEMA", "Results", "Row", "describe_machine", "read_results", "write_results"]
+__all__ = ["SCHEMA", "Results", "Row", "describe_machine", "read_results", "renewed", "write_results"]
 
 SCHEMA = "attlas-peers-1"
 
@@ -67,6 +69,30 @@ def read_results(path: Path) -> Results:
         for one in found.pop("rows")
     ]
     return Results(**found, correctness=checks, rows=rows)
+
+
+def renewed(old: Results, new: Results, names: Sequence[str], *, base: str) -> Results:
+    """The old results with some contenders' rows and checks from the new ones, which `settings["renewed"]` tells.
+
+    `base` was run both times: how many times as long it took in the new run is told too, the mean over lengths.
+    """
+
+    def seconds(results: Results) -> dict[int, float]:
+        return {r.tokens: median(r.seconds) for r in results.rows if r.contender == base and r.status == OK}
+
+    before, after = seconds(old), seconds(new)
+    shared = [after[tokens] / before[tokens] for tokens in before.keys() & after.keys()]
+    told = {"command": new.command, "date": new.date, "base": fmean(shared) if shared else None}
+
+    def merged(ours: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
+        return [one for one in ours if one.contender not in names] + [one for one in theirs if one.contender in names]
+
+    return replace(
+        old,
+        rows=merged(old.rows, new.rows),
+        correctness=merged(old.correctness, new.correctness),
+        settings={**old.settings, "renewed": {**old.settings.get("renewed", {}), **dict.fromkeys(names, told)}},
+    )
 
 
 def describe_machine() -> dict[str, Any]:

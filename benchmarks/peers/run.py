@@ -31,7 +31,7 @@ from attlas.engine.selection import parse_bytes  # noqa: E402
 from benchmarks.peers.contenders import CONTENDERS, Contender  # noqa: E402
 from benchmarks.peers.correctness import Check, check_all  # noqa: E402
 from benchmarks.peers.environments import make_environment, versions  # noqa: E402
-from benchmarks.peers.results import Results, Row, describe_machine, write_results  # noqa: E402
+from benchmarks.peers.results import Results, Row, describe_machine, read_results, renewed, write_results  # noqa: E402
 from benchmarks.peers.watch import OK, Limits, Watched, watch  # noqa: E402
 
 WORKERS = Path(__file__).parent / "workers"
@@ -150,6 +150,7 @@ def _command() -> str:
 @click.option("--threads", default=os.cpu_count(), show_default=True)
 @click.option("--check-tokens", default=512, show_default=True, help="Tokens at which correctness is compared.")
 @click.option("--only", multiple=True, help="Contenders to run, beside the forward pass; all by default.")
+@click.option("--renew", is_flag=True, help="Of those in --only: keep the other rows of the file.")
 @click.option("--output", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "results" / "peers.json")
 def main(
     model: str,
@@ -161,8 +162,12 @@ def main(
     threads: int,
     check_tokens: int,
     only: tuple[str, ...],
+    renew: bool,
     output: Path,
 ) -> None:
+    if renew and not (only and output.exists()):
+        raise click.UsageError(f"--renew needs --only and {output.name}: measure all of them first")
+    old = read_results(output) if renew else None
     unknown = set(only) - {one.name for one in CONTENDERS}
     if unknown:
         raise click.UsageError(f"no contender {', '.join(sorted(unknown))}: {', '.join(c.name for c in CONTENDERS)}")
@@ -195,7 +200,7 @@ def main(
             rows += found
             rows += [Row(contender=name, tokens=length, status=status) for name, status in wrong.items()]
             results = replace(results, rows=rows)
-            write_results(results, output)
+            write_results(results if old is None else renewed(old, results, only, base="forward"), output)
     click.echo(f"wrote {output}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.correctness import Check
 from benchmarks.peers.figures import spread_apart
 from benchmarks.peers.growth import growth_exponent
-from benchmarks.peers.results import Results, Row, read_results, write_results
+from benchmarks.peers.results import Results, Row, read_results, renewed, write_results
 from benchmarks.report import make_page, table_section
 from benchmarks.tables import markdown_table, significant
 
@@ -92,6 +93,23 @@ def test_command_machine_and_checks_are_there(made: tuple[str, Path]) -> None:
     assert "| HF eager | attlas | 2.4e-04 | 1e-03 | ok |" in page
     assert "| nnsight |  |" not in page.split("| environment |")[0]
     assert all(one.writes in page for one in CONTENDERS if one.name == "attlas factors")
+
+
+def test_one_contender_measured_anew_replaces_its_rows_and_the_page_says_so(tmp_path: Path) -> None:
+    old = fixture()
+    slower = [replace(r, seconds=tuple(2 * s for s in r.seconds)) for r in old.rows if r.contender == "forward"]
+    anew = [Row(contender="attlas factors", tokens=512, status="ok", seconds=(1.0,), peak_bytes=(9,))]
+    new = replace(old, command="python benchmarks/peers/run.py small --renew", rows=[*slower, *anew], correctness=[])
+    both = renewed(old, new, ["attlas factors"], base="forward")
+    assert [row for row in both.rows if row.contender == "attlas factors"] == anew
+    assert [row for row in both.rows if row.contender != "attlas factors"] == [
+        row for row in old.rows if row.contender != "attlas factors"
+    ]
+    assert both.settings["renewed"]["attlas factors"]["base"] == pytest.approx(2)
+    assert both.correctness == old.correctness
+    write_results(both, tmp_path / "peers.json")
+    page, _ = make_page(tmp_path, tmp_path / "figures")
+    assert "attlas factors was measured later, in turn with the forward pass, which then took 2.00 x its time" in page
 
 
 def test_the_figure_is_drawn_and_small(made: tuple[str, Path]) -> None:
