@@ -74,7 +74,8 @@ def read_results(path: Path) -> Results:
 def renewed(old: Results, new: Results, names: Sequence[str], *, base: str) -> Results:
     """The old results with some contenders' rows and checks from the new ones, which `settings["renewed"]` tells.
 
-    `base` was run both times: how many times as long it took in the new run is told too, the mean over lengths.
+    Lengths that the old ones lack are added, `base` too. `base` was run both times: how many times as long it took in
+    the new run is told too, the mean over lengths; None where no length is in both.
     """
 
     def seconds(results: Results) -> dict[int, float]:
@@ -84,13 +85,23 @@ def renewed(old: Results, new: Results, names: Sequence[str], *, base: str) -> R
     shared = [after[tokens] / before[tokens] for tokens in before.keys() & after.keys()]
     told = {"command": new.command, "date": new.date, "base": fmean(shared) if shared else None}
 
-    def merged(ours: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
-        return [one for one in ours if one.contender not in names] + [one for one in theirs if one.contender in names]
-
+    lengths = {row.tokens for row in old.rows}
+    anew = [row for row in new.rows if row.contender in names or row.tokens not in lengths]
+    places = {(row.contender, row.tokens) for row in anew}
+    rows = [row for row in old.rows if (row.contender, row.tokens) not in places] + anew
+    for tokens in sorted({row.tokens for row in anew} - lengths):
+        ended = {r.contender: r.tokens for r in reversed(old.rows) if r.status != OK and r.tokens < tokens}
+        rows += [
+            Row(contender=name, tokens=tokens, status=f"not tried: failed at {at}")
+            for name, at in ended.items()
+            if (name, tokens) not in places
+        ]
+    checks = {check.contender: check for check in old.correctness}
+    checks |= {check.contender: check for check in new.correctness if check.contender in names}
     return replace(
         old,
-        rows=merged(old.rows, new.rows),
-        correctness=merged(old.correctness, new.correctness),
+        rows=rows,
+        correctness=list(checks.values()),
         settings={**old.settings, "renewed": {**old.settings.get("renewed", {}), **dict.fromkeys(names, told)}},
     )
 

@@ -72,13 +72,13 @@ def _machine(results: Results) -> str:
         f"{machine['system']}; {model['name']}, {model['layers']} layers x {model['heads']} heads, float32, "
         f"torch threads: {settings['threads']}. A process was ended at {gigabytes(settings['memory'])} of memory, "
         f"{gigabytes(settings['disk'])} written, or {settings['seconds']:,.0f} s."
-        + "".join(
-            f"\n\n{name} was measured later, in turn with the forward pass, which then took "
-            f"{times(one['base']) if one['base'] else 'an unknown multiple of'} its time here:\n\n"
-            f"```\n{one['command']}\n```"
-            for name, one in settings.get("renewed", {}).items()
-        )
+        + "".join(_later(name, **one) for name, one in settings.get("renewed", {}).items())
     )
+
+
+def _later(name: str, *, command: str, date: str, base: float | None) -> str:
+    beside = f", which then took {times(base)} its time here" if base else ""
+    return f"\n\n{name}: measured later, {date}, in turn with the forward pass{beside}:\n\n```\n{command}\n```"
 
 
 def _versions(results: Results) -> str:
