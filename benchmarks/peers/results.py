@@ -83,7 +83,12 @@ def renewed(old: Results, new: Results, names: Sequence[str], *, base: str) -> R
 
     before, after = seconds(old), seconds(new)
     shared = [after[tokens] / before[tokens] for tokens in before.keys() & after.keys()]
-    told = {"command": new.command, "date": new.date, "base": fmean(shared) if shared else None}
+    told = {
+        "command": new.command,
+        "date": new.date,
+        "base": fmean(shared) if shared else None,
+        "tokens": sorted({row.tokens for row in new.rows if row.contender in names}),
+    }
 
     lengths = {row.tokens for row in old.rows}
     anew = [row for row in new.rows if row.contender in names or row.tokens not in lengths]

@@ -76,9 +76,11 @@ def _machine(results: Results) -> str:
     )
 
 
-def _later(name: str, *, command: str, date: str, base: float | None) -> str:
+def _later(name: str, *, command: str, date: str, base: float | None, tokens: Sequence[int]) -> str:
+    lengths = ", ".join(f"{n:,}" for n in tokens)
     beside = f", which then took {times(base)} its time here" if base else ""
-    return f"\n\n{name}: measured later, {date}, in turn with the forward pass{beside}:\n\n```\n{command}\n```"
+    told = f"{name}, {lengths} tokens: measured later, {date}, in turn with the forward pass{beside}"
+    return f"\n\n{told}:\n\n```\n{command}\n```"
 
 
 def _versions(results: Results) -> str:

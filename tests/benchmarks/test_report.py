@@ -116,7 +116,7 @@ def test_one_contender_measured_anew_replaces_its_rows_and_the_page_says_so(tmp_
     write_results(both, tmp_path / "peers.json")
     page, _ = make_page(tmp_path, tmp_path / "figures")
     assert (
-        "attlas factors: measured later, 2026-01-02, in turn with the forward pass, which then took 2.00 x its time"
+        "attlas factors, 512, 8,192 tokens: measured later, 2026-01-02, in turn with the forward pass, which then took 2.00 x its time"
         in page
     )
 
