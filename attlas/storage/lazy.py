@@ -139,7 +139,7 @@ class LazyAttention(LazyArray):
         """k of each head, (H, K, D), read once for all its rows."""
         read, repeat = np.unique(self.rows.kv_place_H[heads], return_inverse=True)
         k_GKD = self.rows.k(layer, read, keys)
-        return k_GKD if len(read) == len(heads) else k_GKD[torch.from_numpy(repeat)]
+        return k_GKD if np.array_equal(repeat, np.arange(len(read))) else k_GKD[torch.from_numpy(repeat)]
 
     def _fill(
         self,
