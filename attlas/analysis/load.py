@@ -21,14 +21,13 @@ from attlas.engine.kernels.reference import TokenFacts
 from attlas.engine.rules import ScoreRule
 from attlas.storage import Atlas
 from attlas.storage.schema import rule_from_store
-from attlas.storage.shard_reader import ShardReader
+from attlas.storage.shard_reader import ShardReaders
 
 __all__ = ["BlockRows", "Source", "load_factors", "load_rows", "source_of"]
 
 Indices = NDArray[np.int64]
 
-_OPEN: dict[tuple[str, str], zarr.Group] = {}
-_READERS: dict[tuple[str, str, str], ShardReader] = {}
+_OPEN: dict[tuple[str, str], ShardReaders] = {}
 _LOCK = threading.Lock()
 
 
@@ -40,25 +39,22 @@ class Source:
     created: str
 
     @property
-    def root(self) -> zarr.Group:
-        """The atlas's root, opened once in a process."""
+    def readers(self) -> ShardReaders:
+        """Of the atlas's arrays of rows, opened once in a process."""
         key = (repr(self.store), self.created)
         with _LOCK:
             if key not in _OPEN:
-                _OPEN[key] = zarr.open_group(self.store, mode="r", zarr_format=3)
+                _OPEN[key] = ShardReaders(zarr.open_group(self.store, mode="r", zarr_format=3))
             return _OPEN[key]
+
+    @property
+    def root(self) -> zarr.Group:
+        return self.readers.root
 
     def array(self, path: str) -> zarr.Array[Any]:
         array = self.root[path]
         assert isinstance(array, zarr.Array)
         return array
-
-    def reader(self, path: str) -> ShardReader:
-        """Of an array of rows; opened once in a process."""
-        key = (repr(self.store), self.created, path)
-        if key not in _READERS:
-            _READERS[key] = ShardReader(self.array(path))
-        return _READERS[key]
 
     def rule(self, kind: str, label: int, layer: int) -> ScoreRule:
         return rule_from_store(self.root, kind, label, layer)
@@ -101,10 +97,9 @@ def load_rows(source: Source, block: Block) -> BlockRows:
         position_R = np.asarray(place)[row_R - low_row].astype(np.int64)
     else:
         position_R = row_R - documents.query_start_D[document_R]
-    start_R, stop_R = (
-        source.reader(f"{documents.kind}/{name}").read(block.layer, None, row_R).astype(np.int64)
-        for name in ("key_start", "key_stop")
-    )
+    paths = [f"{documents.kind}/{name}" for name in ("key_start", "key_stop")]
+    found = source.readers.read(block.layer, dict.fromkeys(paths, (None, row_R)))
+    start_R, stop_R = (part.numpy().astype(np.int64) for part in found)
     key_start_R = documents.key_start_D[document_R]
     low = max(int((key_start_R + start_R).min()) - 1, int(documents.key_start_D[0]))
     high = int((key_start_R + stop_R).max())
@@ -131,18 +126,11 @@ def load_rows(source: Source, block: Block) -> BlockRows:
 def load_factors(source: Source, block: Block, rows: BlockRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """q of the rows (H, R, D), k of the keys (G, M, D) and log-sum-exp (H, R)."""
     kind, place = block.documents.kind, block.documents.kv_place_H
-    q_HRD = _factor(source.reader(f"{kind}/q"), block.layer, block.row_R)
-    k_GMD = _factor(source.reader(f"{kind}/k"), block.layer, np.arange(rows.low, rows.low + rows.keys))
+    every, keys = (None, block.row_R), (None, np.arange(rows.low, rows.low + rows.keys))
+    q_HRD, lse_HR, k_GMD = source.readers.read(
+        block.layer, {f"{kind}/q": every, f"{kind}/log_sum_exp": every, f"{kind}/k": keys}
+    )
     used, counts = np.unique(place, return_counts=True)
     if len(set(counts.tolist())) > 1 or len(used) != k_GMD.shape[0]:
         k_GMD = k_GMD[torch.from_numpy(place)]  # chosen heads that share kv heads unequally
-    lse_HR = source.reader(f"{kind}/log_sum_exp").read(block.layer, None, block.row_R)
-    return q_HRD, k_GMD, torch.from_numpy(lse_HR)
-
-
-def _factor(reader: ShardReader, layer: int, token_T: Indices) -> torch.Tensor:
-    """(H, T, D) of one layer's tokens, all heads."""
-    found = reader.read(layer, None, token_T)
-    if reader.array.attrs["attlas_dtype"] == "bfloat16":
-        return torch.from_numpy(found.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(found)
+    return q_HRD, k_GMD, lse_HR

@@ -238,7 +238,9 @@ def _from_stored(source: Source, block: Block, rows: BlockRows, features: Featur
     kind, row_R = block.documents.kind, block.row_R
     group = source.root[f"{kind}/statistics"]
     names = [name for name in (*STORED.values(), "sink_residual") if name in group]  # type: ignore[operator]
-    found = {name: source.reader(f"{kind}/statistics/{name}").read(block.layer, None, row_R) for name in names}
+    paths = [f"{kind}/statistics/{name}" for name in names]
+    values = source.readers.read(block.layer, dict.fromkeys(paths, (None, row_R)))
+    found = {name: value.numpy() for name, value in zip(names, values, strict=True)}
     return _row_features(found, None, block, rows, features)
 
 

@@ -217,11 +217,9 @@ def _ours(factors: _Factors) -> Sequence[NDArray[Any]]:
     atlas = open_atlas(factors.place(OURS), storage_options=factors.options)
     rows = atlas.rows(atlas.kinds[0], 0)
     tokens, layers = np.arange(rows.queries), range(len(rows.layers))
-    heads, kv_heads = np.arange(rows.heads), np.arange(factors.k.shape[1])
-    q = [to_stored(rows.q(layer, heads, tokens), factors.q.shape[3]) for layer in layers]
-    k = [to_stored(rows.k(layer, kv_heads, tokens), factors.k.shape[3]) for layer in layers]
-    for layer in layers:
-        rows.lse(layer, heads, tokens)
+    query, key = (None, rows.query_start + tokens), (None, rows.key_start + tokens)
+    found = [rows.read(layer, q=query, k=key, log_sum_exp=query) for layer in layers]
+    q, k = ([to_stored(part[i], factors.q.shape[3]) for part in found] for i in (0, 1))
     return [np.stack(q), np.stack(k)]
 
 

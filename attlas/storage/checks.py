@@ -329,7 +329,8 @@ def _row_sums(atlas: Atlas, rng: np.random.Generator, sample: int) -> Check:
                 expected = np.ones((len(heads), len(queries)))
                 sinks = rows.rule(layer).sink_H
                 if sinks is not None:
-                    expected -= np.exp(sinks[heads][:, None] - rows.lse(layer, heads, queries).numpy())
+                    lse_HQ = rows.q_and_lse(layer, heads, queries)[1].numpy()
+                    expected -= np.exp(sinks[heads][:, None] - lse_HQ)
                 error_HQ = np.abs(a_HQK.sum(2, dtype=np.float64) - expected)
                 seen += error_HQ.size
                 if error_HQ.max() <= ROW_SUM_TOLERANCE:
@@ -353,8 +354,9 @@ def _score_size(
     rows: DocumentRows, layer: int, heads: NDArray[np.int64], queries: NDArray[np.int64], a_HQK: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """The size of what is added up to a score, |scaling| sum_d |q_d k_d|, as each row's weights weigh it, (H, Q)."""
-    k_HKD = rows.k(layer, rows.kv_place_H[heads], np.arange(rows.keys)).double().abs().numpy()
-    q_HQD = rows.q(layer, heads, queries).double().abs().numpy()
+    q_HQD, _, k_HKD = (
+        part.double().abs().numpy() for part in rows.factors(layer, heads, queries, np.arange(rows.keys))
+    )
     size_HQ: NDArray[np.float64] = ((a_HQK @ k_HKD) * q_HQD).sum(2) * abs(rows.rule(layer).scaling)
     return size_HQ
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
@@ -17,7 +16,7 @@ from xarray.core import indexing
 from attlas.engine.kernels.reference import TokenFacts, row_statistics, weights
 from attlas.engine.rules import ScoreRule
 from attlas.storage.schema import rule_from_store
-from attlas.storage.shard_reader import ShardReader
+from attlas.storage.shard_reader import ShardReaders
 
 __all__ = ["DocumentRows", "LazyAttention", "LazyRows", "LazyStatistic", "StatisticRows"]
 
@@ -36,10 +35,10 @@ class DocumentRows:
 
     query_start, key_start: its first row and first key on their axes; queries, keys: how many. position_Q: the place in
     the document of each row. layers: the model's indices, in the order of the store. kv_place_H: for each stored head,
-    the place of its kv head in the store.
+    the place of its kv head in the store. readers: those of the whole atlas.
     """
 
-    root: zarr.Group
+    readers: ShardReaders
     kind: str
     query_start: int
     key_start: int
@@ -50,43 +49,39 @@ class DocumentRows:
     kv_place_H: Indices
     same_axis: bool
     rules: dict[int, ScoreRule] = field(default_factory=dict)
-    readers: dict[str, ShardReader] = field(default_factory=dict)
 
     @property
     def heads(self) -> int:
         return len(self.kv_place_H)
 
-    def reader(self, name: str) -> ShardReader:
-        """Of one of the kind's arrays; opened once."""
-        if name not in self.readers:
-            array = self.root[f"{self.kind}/{name}"]
-            assert isinstance(array, zarr.Array)
-            self.readers[name] = ShardReader(array)
-        return self.readers[name]
-
     def rule(self, layer: int) -> ScoreRule:
         """The score rule of a layer; read once, since an object store takes its time for each small array."""
         if layer not in self.rules:
-            self.rules[layer] = rule_from_store(self.root, self.kind, self.layers[layer], layer)
+            self.rules[layer] = rule_from_store(self.readers.root, self.kind, self.layers[layer], layer)
         return self.rules[layer]
 
-    def q(self, layer: int, heads: Indices, rows: Indices) -> torch.Tensor:
-        """q of some heads and rows, (H, Q, D); reads no other head, and only the chunks of those rows."""
-        return _factor(self.reader("q"), layer, heads, self.query_start + rows)
+    def read(self, layer: int, **places: tuple[Indices | None, Indices]) -> list[torch.Tensor]:
+        """Rows of several arrays of the kind, fetched together: name -> (heads, tokens on the array's axis)."""
+        return self.readers.read(layer, {f"{self.kind}/{name}": place for name, place in places.items()})
 
-    def k(self, layer: int, kv_heads: Indices, keys: Indices) -> torch.Tensor:
-        return _factor(self.reader("k"), layer, kv_heads, self.key_start + keys)
+    def q_and_lse(self, layer: int, heads: Indices, rows: Indices) -> list[torch.Tensor]:
+        """q (H, Q, D) and log-sum-exp (H, Q) of some heads and rows; reads no other head, and only their chunks."""
+        place = heads, self.query_start + rows
+        return self.read(layer, q=place, log_sum_exp=place)
 
-    def lse(self, layer: int, heads: Indices, rows: Indices) -> torch.Tensor:
-        return torch.from_numpy(self.reader("log_sum_exp").read(layer, heads, self.query_start + rows))
+    def factors(self, layer: int, heads: Indices, rows: Indices, keys: Indices) -> list[torch.Tensor]:
+        """As q_and_lse, and k (H, K, D) of each head's kv head."""
+        read, repeat = np.unique(self.kv_place_H[heads], return_inverse=True)
+        place = heads, self.query_start + rows
+        q_HQD, lse_HQ, k_GKD = self.read(layer, q=place, log_sum_exp=place, k=(read, self.key_start + keys))
+        once = np.array_equal(repeat, np.arange(len(read)))
+        return [q_HQD, lse_HQ, k_GKD if once else k_GKD[torch.from_numpy(repeat)]]
 
     def intervals(self, layer: int, rows: Indices) -> tuple[Indices, Indices]:
         """Key intervals of some rows, counted from the document's first key."""
-        start, stop = (
-            self.reader(name).read(layer, None, self.query_start + rows).astype(np.int64)
-            for name in ("key_start", "key_stop")
-        )
-        return start, stop
+        place = None, self.query_start + rows
+        start, stop = self.read(layer, key_start=place, key_stop=place)
+        return start.numpy().astype(np.int64), stop.numpy().astype(np.int64)
 
 
 class LazyArray(BackendArray):
@@ -118,7 +113,7 @@ class LazyAttention(LazyArray):
     def compute(self, chosen: list[Indices]) -> NDArray[np.float32]:
         """The chosen cells, in blocks of WORKING_BYTES; reads only the factors of the rows and keys in them."""
         layers, heads, queries, keys = chosen
-        out = np.zeros(tuple(len(part) for part in chosen), dtype=np.float32)
+        out = np.empty(tuple(len(part) for part in chosen), dtype=np.float32)
         if out.size == 0:
             return out
         step = max(1, min(BLOCK_ROWS, WORKING_BYTES // (4 * 4 * max(1, len(keys)))))
@@ -126,50 +121,55 @@ class LazyAttention(LazyArray):
             start_Q, stop_Q = self.rows.intervals(int(layer), queries)
             seen = np.flatnonzero((keys >= start_Q.min()) & (keys < stop_Q.max()))
             if seen.size == 0:
+                out[i] = 0.0
                 continue
+            blocks = [slice(begin, begin + step) for begin in range(0, len(queries), step)]
             for part in _head_parts(len(heads), min(step, len(queries)), len(seen)):
-                k_HKD = self._keys(int(layer), heads[part], keys[seen])
-                for begin in range(0, len(queries), step):
-                    block = slice(begin, begin + step)
-                    bounds = start_Q[block], stop_Q[block]
-                    self._fill(out[i, part, block], int(layer), heads[part], queries[block], bounds, k_HKD, keys, seen)
+                q_HQD, lse_HQ, k_HKD = self.rows.factors(int(layer), heads[part], queries[blocks[0]], keys[seen])
+                for block in blocks:
+                    if block != blocks[0]:
+                        q_HQD, lse_HQ = self.rows.q_and_lse(int(layer), heads[part], queries[block])
+                    self._fill(
+                        out[i, part, block], q_HQD, lse_HQ, k_HKD, self.rows.rule(int(layer)).for_heads(heads[part]),
+                        (start_Q[block], stop_Q[block]), self.rows.position_Q[queries[block]], keys, seen,
+                    )  # fmt: skip
         return out
-
-    def _keys(self, layer: int, heads: Indices, keys: Indices) -> torch.Tensor:
-        """k of each head, (H, K, D), read once for all its rows."""
-        read, repeat = np.unique(self.rows.kv_place_H[heads], return_inverse=True)
-        k_GKD = self.rows.k(layer, read, keys)
-        return k_GKD if np.array_equal(repeat, np.arange(len(read))) else k_GKD[torch.from_numpy(repeat)]
 
     def _fill(
         self,
         out: NDArray[np.float32],
-        layer: int,
-        heads: Indices,
-        queries: Indices,
-        bounds: tuple[Indices, Indices],
+        q_HQD: torch.Tensor,
+        lse_HQ: torch.Tensor,
         k_HKD: torch.Tensor,
+        rule: ScoreRule,
+        bounds: tuple[Indices, Indices],
+        positions_Q: Indices,
         keys: Indices,
         seen: Indices,
     ) -> None:
         """A block of rows. bounds: their key intervals. seen: places among `keys` that `k_HKD` holds."""
         inside = np.flatnonzero((keys[seen] >= bounds[0].min()) & (keys[seen] < bounds[1].max()))
         if inside.size == 0:
+            out[...] = 0.0
             return
-        run = inside[-1] - inside[0] + 1 == len(inside)
+        place = seen[inside]
+        low, high = int(place[0]), int(place[-1]) + 1
+        run = high - low == len(place)  # then so are the places in `seen`, which lie no wider
+        out[:, :, : low if run else None] = 0.0
+        out[:, :, high:] = 0.0
         a_HQK = weights(
-            self.rows.q(layer, heads, queries),
+            q_HQD,
             k_HKD[:, inside[0] : inside[-1] + 1] if run else k_HKD[:, inside],
-            self.rows.lse(layer, heads, queries),
-            self.rows.rule(layer).for_heads(heads),
+            lse_HQ,
+            rule,
             start_Q=bounds[0],
             stop_Q=bounds[1],
-            query_positions_Q=self.rows.position_Q[queries],
-            key_positions_K=keys[seen[inside]],
+            query_positions_Q=positions_Q,
+            key_positions_K=keys[place],
+            out=torch.from_numpy(out[:, :, low:high]) if run else None,
         )
-        place = seen[inside]
-        whole = place[-1] - place[0] + 1 == len(place)
-        out[:, :, slice(place[0], place[-1] + 1) if whole else place] = a_HQK.numpy()
+        if not run:
+            out[:, :, place] = a_HQK.numpy()
 
 
 class StatisticRows:
@@ -222,9 +222,10 @@ class StatisticRows:
             ids_M=self.key_ids[keys],
             special_M=self.special[keys],
         )
+        q_HQD, _, k_HKD = rows.factors(layer, heads, queries, keys)
         found = row_statistics(
-            rows.q(layer, heads, queries),
-            rows.k(layer, rows.kv_place_H[heads], keys),
+            q_HQD,
+            k_HKD,
             rows.rule(layer).for_heads(heads),
             start_N=start_N - low,
             stop_N=stop_N - low,
@@ -267,19 +268,11 @@ class LazyRows(LazyArray):
         layers, heads, queries = chosen
         if 0 in (len(layers), len(heads), len(queries)):
             return np.empty(tuple(len(part) for part in chosen), dtype=np.float32)
-        reader = self.rows.reader(self.name)
-        return np.stack([reader.read(int(layer), heads, self.rows.query_start + queries) for layer in layers])
+        place = heads, self.rows.query_start + queries
+        return np.stack([self.rows.read(int(layer), **{self.name: place})[0].numpy() for layer in layers])
 
 
 def _head_parts(heads: int, queries: int, keys: int) -> list[slice]:
     """Cut the head axis into runs whose scores, and what the kernel makes of them, fit WORKING_BYTES."""
     size = max(1, min(heads, WORKING_BYTES // (4 * 4 * queries * keys)))
     return [slice(begin, begin + size) for begin in range(0, heads, size)]
-
-
-def _factor(reader: ShardReader, layer: int, heads: Indices, tokens: Indices) -> torch.Tensor:
-    """(H, T, D) of q or k in the dtype the model computed in."""
-    stored = reader.read(layer, heads, tokens)
-    if reader.array.attrs["attlas_dtype"] == "bfloat16":
-        return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(stored)

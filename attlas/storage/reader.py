@@ -18,7 +18,8 @@ from attlas.engine.statistics import STATISTICS, statistic_names
 from attlas.errors import TierError
 from attlas.storage import schema
 from attlas.storage.lazy import DocumentRows, LazyArray, LazyAttention, LazyRows, LazyStatistic, StatisticRows
-from attlas.storage.stores import Where, open_root, store_name
+from attlas.storage.shard_reader import KeptChunks, ShardReaders
+from attlas.storage.stores import Where, open_root, read_arrays, store_name
 
 __all__ = ["Atlas", "Page", "open_atlas"]
 
@@ -72,7 +73,15 @@ class Atlas(Mapping[str, xr.Dataset]):
     def __init__(self, root: zarr.Group, name: str) -> None:
         self.root, self.name = root, name
         self.attrs: dict[str, Any] = dict(root.attrs)
-        self._columns: dict[str, NDArray[Any]] = {}
+        paths = ["documents/document_id", "documents/pack", "packs/state"]
+        paths += [f"{kind}/{name}" for kind in self.kinds for name in ("layer", "head", "kv_head")]
+        paths += [
+            f"documents/{schema.axis_prefix(axis)}{name}"
+            for axis in self.row_axes
+            for name in ("token_start", "row_size")
+        ]
+        self._columns = read_arrays(root, dict.fromkeys(paths, ...))
+        self._readers = ShardReaders(root, KeptChunks())
         self._ids: list[str] = [str(i) for i in self.column("documents/document_id")]
         self._index = {document: i for i, document in enumerate(self._ids)}
         self._pack = self.column("documents/pack")
@@ -149,14 +158,28 @@ class Atlas(Mapping[str, xr.Dataset]):
             lines.append(f"{kind:<10} {len(self.layers(kind))} layers x {heads} heads")
         return "\n".join(lines)
 
+    def _place(self, axis: str, index: int) -> tuple[int, int]:
+        """Where a document's places on an axis begin, and how many they are."""
+        prefix = schema.axis_prefix(axis)
+        start, count = (self.column(f"documents/{prefix}{name}")[index] for name in ("token_start", "row_size"))
+        return int(start), int(count)
+
+    def tokens(self, index: int) -> dict[str, dict[str, NDArray[Any]]]:
+        """axis -> token, token_id and special of one document, all read at once."""
+        names = ("token", "token_id", "special")
+        parts: dict[str, slice] = {}
+        for axis in self.row_axes:
+            start, count = self._place(axis, index)
+            parts |= {f"tokens/{axis}/{name}": slice(start, start + count) for name in names}
+        found = read_arrays(self.root, parts)
+        return {axis: {name: found[f"tokens/{axis}/{name}"] for name in names} for axis in self.row_axes}
+
     def rows(self, kind: str, index: int) -> DocumentRows:
         """Where one document's rows of one kind lie in the store."""
         query_axis, key_axis = (self.attrs["kinds"][kind][name] for name in ("query_axis", "key_axis"))
         place = {}
         for axis in {query_axis, key_axis}:
-            prefix = schema.axis_prefix(axis)
-            start = int(self.column(f"documents/{prefix}token_start")[index])
-            place[axis] = (start, int(self.column(f"documents/{prefix}row_size")[index]))
+            place[axis] = self._place(axis, index)
         start, count = place[query_axis]
         if query_axis in KINDS[kind]:
             position_Q = np.arange(count)
@@ -164,7 +187,7 @@ class Atlas(Mapping[str, xr.Dataset]):
             position_Q = np.asarray(self.root[f"tokens/{query_axis}/position"][start : start + count], dtype=np.int64)  # type: ignore[index]
         kv_heads = self.column(f"{kind}/head") // int(self.attrs["kinds"][kind]["heads_per_kv_head"])
         return DocumentRows(
-            root=self.root,
+            readers=self._readers,
             kind=kind,
             query_start=start,
             key_start=place[key_axis][0],
@@ -180,17 +203,13 @@ class Atlas(Mapping[str, xr.Dataset]):
 def _page(atlas: Atlas, document: str, index: int) -> Page:
     variables: dict[str, xr.Variable] = {}
     coordinates: dict[str, xr.Variable] = {}
+    of_axis = atlas.tokens(index)
     for kind in atlas.kinds:
         rows = atlas.rows(kind, index)
         prefix = "" if kind == "self" else f"{kind}_"
         layer, head, query, key = (f"{prefix}{dim}" for dim in ("layer", "head", "query", "key"))
-        tokens = {
-            dim: _document_tokens(atlas.root, axis, start, length)
-            for dim, axis, start, length in (
-                (query, atlas.attrs["kinds"][kind]["query_axis"], rows.query_start, rows.queries),
-                (key, atlas.attrs["kinds"][kind]["key_axis"], rows.key_start, rows.keys),
-            )
-        }
+        told = atlas.attrs["kinds"][kind]
+        tokens = {query: of_axis[told["query_axis"]], key: of_axis[told["key_axis"]]}
         places = {query: rows.position_Q, key: np.arange(rows.keys)}
         coordinates[layer] = xr.Variable(layer, list(rows.layers), {"long_name": "the model's layer index"})
         coordinates[head] = xr.Variable(head, atlas.column(f"{kind}/head"), {"long_name": "head index"})
@@ -250,14 +269,6 @@ def _variable(dims: tuple[str, ...], array: LazyArray, long_name: str, units: st
         {"long_name": long_name, "units": units},
         encoding={"preferred_chunks": preferred},
     )
-
-
-def _document_tokens(root: zarr.Group, axis: str, start: int, length: int) -> dict[str, NDArray[Any]]:
-    place = slice(start, start + length)
-    return {
-        name: np.asarray(root[f"tokens/{axis}/{name}"][place])  # type: ignore[index]
-        for name in ("token", "token_id", "special")
-    }
 
 
 def _table(root: zarr.Group, path: str, dim: str) -> xr.Dataset:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
@@ -15,7 +18,17 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 from attlas.errors import InputError, StoreMissingError
 from attlas.storage.schema import VERSION
 
-__all__ = ["Where", "delete_store", "holds_atlas", "is_empty", "open_root", "open_store", "store_bytes", "store_name"]
+__all__ = [
+    "Where",
+    "delete_store",
+    "holds_atlas",
+    "is_empty",
+    "open_root",
+    "open_store",
+    "read_arrays",
+    "store_bytes",
+    "store_name",
+]
 
 Where = str | Path | Store
 
@@ -57,10 +70,7 @@ def is_empty(store: Store) -> bool:
 
 def holds_atlas(store: Store) -> bool:
     """Whether an atlas lies in the store, whole or half made."""
-    try:
-        return zarr.open_group(store, mode="r", zarr_format=3).attrs.get("attlas_version") == VERSION
-    except (FileNotFoundError, KeyError, ValueError):  # ValueError: an array, or a zarr.json that cannot be read
-        return False
+    return _atlas_group(store, "r") is not None
 
 
 def delete_store(store: Store) -> None:
@@ -75,14 +85,37 @@ def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None,
     store = open_store(where, storage_options=storage_options)
     if isinstance(store, LocalStore) and not Path(store.root).exists():
         raise StoreMissingError(f"there is no atlas at {store_name(where)}: make one with attlas capture")
-    if not holds_atlas(store):
+    root = _atlas_group(store, mode)
+    if root is None:
         raise StoreMissingError(f"{store_name(where)} holds no atlas of schema {VERSION}")
-    root = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
     if "created" not in root.attrs:  # written last of all when an atlas is made
         raise StoreMissingError(
             f"{store_name(where)} was begun and never finished, and holds nothing: make it again with --overwrite"
         )
     return root
+
+
+def _atlas_group(store: Store, mode: str) -> zarr.Group | None:
+    try:
+        root = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+    except (FileNotFoundError, KeyError, ValueError):  # ValueError: an array, or a zarr.json that cannot be read
+        return None
+    return root if root.attrs.get("attlas_version") == VERSION else None
+
+
+def read_arrays(root: zarr.Group, parts: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Small arrays of the store, all asked for at once. parts: path -> slice, or ... for the whole array."""
+    group = root._async_group
+
+    async def one(path: str, part: Any) -> NDArray[Any]:
+        array = await group.getitem(path)
+        assert isinstance(array, zarr.AsyncArray)
+        return np.asarray(await array.getitem(part))
+
+    async def every() -> list[NDArray[Any]]:
+        return await asyncio.gather(*(one(path, part) for path, part in parts.items()))
+
+    return dict(zip(parts, sync(every()), strict=True))
 
 
 def store_bytes(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> int:

@@ -77,16 +77,23 @@ def weights(
     query_positions_Q: Indices,
     key_positions_K: Indices,
     dtype: torch.dtype = torch.float32,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Exact weights of any rows and any keys: a_HQK = exp(score - lse) inside the key interval, 0 outside.
 
     q_HQD, k_GKD: factors of the rows and keys asked for, in any float dtype. lse_HQ: their rows' log-sum-exp.
-    start_Q, stop_Q, query_positions_Q, key_positions_K: all counted from the document's first token.
+    start_Q, stop_Q, query_positions_Q, key_positions_K: all counted from the document's first token. out: (H, Q, K) of
+    `dtype` to put the weights into.
     """
     s_HQK = _scores(q_HQD, k_GKD, rule, _offsets(rule, query_positions_Q, key_positions_K, q_HQD.device), dtype)
-    visible_QK = _visible(start_Q, stop_Q, key_positions_K, q_HQD.device)
-    a_HQK = torch.exp(s_HQK - lse_HQ.to(dtype)[:, :, None])
-    return torch.where(visible_QK, a_HQK, a_HQK.new_zeros(()))
+    s_HQK = s_HQK.sub_(lse_HQ.to(dtype)[:, :, None])
+    # most keys of a block are seen by all of its rows: only the others need a mask
+    some = np.flatnonzero((key_positions_K < start_Q.max()) | (key_positions_K >= stop_Q.min()))
+    if some.size:
+        part = slice(int(some[0]), int(some[-1]) + 1)
+        visible_QK = _visible(start_Q, stop_Q, key_positions_K[part], q_HQD.device)
+        s_HQK[:, :, part].masked_fill_(~visible_QK, -torch.inf)
+    return torch.exp(s_HQK, out=s_HQK if out is None else out)
 
 
 def row_statistics(
@@ -206,7 +213,7 @@ def _row_blocks(start_N: Indices, stop_N: Indices, cell_bytes: int, tile_bytes: 
 def _scores(
     q_HQD: torch.Tensor, k_GKD: torch.Tensor, rule: ScoreRule, offset_QK: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:
-    s_HQK = _per_group(q_HQD.to(dtype), k_GKD.to(dtype).transpose(1, 2)) * rule.scaling
+    s_HQK = _per_group(q_HQD.to(dtype), k_GKD.to(dtype).transpose(1, 2)).mul_(rule.scaling)
     if rule.softcap is not None:
         s_HQK = torch.tanh(s_HQK / rule.softcap) * rule.softcap
     if rule.bias is not None:
