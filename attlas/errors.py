@@ -36,6 +36,14 @@ class MissingAttentionError(AttlasError, RuntimeError):
     """Attention layers of the model did not call the capture, or called it in another order than the probe saw."""
 
 
+class TooLittleMemoryError(InputError):
+    """The memory allowed is less than the work takes with the smallest sizes: `least` bytes."""
+
+    def __init__(self, message: str, *, least: int) -> None:
+        super().__init__(message)
+        self.least = least
+
+
 class NoMemoryError(AttlasError, MemoryError):
     """The device ran out of memory with the smallest tile and chunk too."""
 

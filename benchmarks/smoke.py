@@ -118,8 +118,9 @@ def _factors(atlas: Any) -> tuple[Any, Any, float]:
     rows = atlas.rows("self", 0)
     tokens = np.arange(rows.queries)
     layers = range(len(rows.layers))
-    q = np.stack([rows.q(layer, np.arange(6), tokens).numpy() for layer in layers])
-    k = np.stack([rows.k(layer, np.arange(3), tokens).numpy() for layer in layers])
+    places = {"q": (None, rows.query_start + tokens), "k": (None, rows.key_start + tokens)}
+    found = [rows.read(layer, **places) for layer in layers]
+    q, k = (np.stack([part[i].numpy() for part in found]) for i in (0, 1))
     return q, k, float(rows.rule(0).scaling)
 
 

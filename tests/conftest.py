@@ -45,6 +45,11 @@ class S3Server:
     bucket: str
     storage_options: dict[str, Any]
 
+    @property
+    def flat_options(self) -> dict[str, str]:
+        """The same as a command line gives them."""
+        return {"key": "test", "secret": "test", "endpoint_url": self.endpoint}
+
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:

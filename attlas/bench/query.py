@@ -22,6 +22,7 @@ from attlas.bench.trial import Ids, Subject, Trial
 from attlas.errors import DisagreementError, InputError
 from attlas.storage import store_bytes
 from attlas.storage.schema import map_group
+from attlas.storage.shard_reader import KEPT_BYTES
 
 __all__ = ["PLAIN", "Place", "Way", "bench_query", "check_equal", "ways_to"]
 
@@ -94,6 +95,8 @@ def bench_query(trial: Trial, *, tokens: int | None) -> Report:
         },
         notes=(
             "cold: every file of the store dropped from the page cache, and the store opened anew, in the time",
+            f"warm: an open atlas keeps the chunks of q and k that it read last, up to {KEPT_BYTES / 2**20:.0f} MiB; "
+            "zarr reads what the page cache holds",
             f"factors hold all {len(ways[0].layers)} layers; maps and plain zarr {len(ways[-1].layers)}, which alone "
             "are asked for",
             *(("the folder lies in memory: cold is not cold here",) if machine.disk_is_memory else ()),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
@@ -22,7 +24,7 @@ from attlas.bench.rounds import Timings, run_rounds
 from attlas.bench.trial import Subject, Trial
 from attlas.driver import CapturePlan, plan_capture
 from attlas.engine.blocks import LayerBlock
-from attlas.errors import DisagreementError, InputError
+from attlas.errors import DisagreementError, InputError, first_line
 from attlas.storage import AtlasSpec, AtlasWriter, open_atlas
 from attlas.storage.pack_writer import to_stored
 from attlas.storage.stores import delete_store, open_store
@@ -65,7 +67,7 @@ class _Factors:
         return "://" not in self.where
 
     def place(self, contender: str) -> str:
-        return f"{self.where.rstrip('/')}/{contender.replace(' ', '-')}"
+        return f"{self.where}/{contender.replace(' ', '-')}"
 
 
 def bench_store(
@@ -73,9 +75,9 @@ def bench_store(
 ) -> Report:
     """Rows: writing and reading the factors of a document of `tokens` tokens, by each contender.
 
-    store: an fsspec URL, or a folder, under which they are written and removed again; None: the scratch folder. In a
-    folder, writing ends when the disk has it all (fsync), and is read cold. Raises DisagreementError where a contender
-    reads something else than was written.
+    store: an fsspec URL, or a folder, under which they are written, in a folder of their own, and removed again; None:
+    the scratch folder. In a folder, writing ends when the disk has it all (fsync), and is read cold. Raises
+    DisagreementError where a contender reads something else than was written, InputError where nothing can be written.
     """
     subject = trial.load()
     if subject.loaded.is_encoder_decoder:
@@ -89,6 +91,7 @@ def bench_store(
         OURS: partial(_read_ours, factors), ZARR: partial(_read_zarr, factors), RAW: partial(_read_raw, factors),
     }  # fmt: skip
     try:
+        _try_to_write(factors)
         written = run_rounds(
             writers,
             rounds=trial.rounds,
@@ -104,8 +107,7 @@ def bench_store(
             moved=partial(_tell, trial, "read"),
         )
     finally:
-        for contender in writers:
-            _clear(factors, contender)
+        _clear_all(factors)
     rows = _rows("write", writers, written, factors, limits) + _rows("read", readers, read, factors, limits)
     return Report(
         workload="store",
@@ -146,13 +148,33 @@ def _make(
         q=torch.randn(layers, len(kind.heads), tokens, kind.features).to(dtype),
         k=torch.randn(layers, len(kind.kv_heads), tokens, kind.features).to(dtype),
         lse=torch.randn(layers, len(kind.heads), tokens),
-        where=store or str(trial.folder),
+        where=f"{(store or str(trial.folder)).rstrip('/')}/attlas-bench-{secrets.token_hex(4)}",
         options=options,
     )
 
 
 def _clear(factors: _Factors, contender: str) -> None:
-    delete_store(open_store(factors.place(contender), storage_options=factors.options))
+    delete_store(_open(factors, contender))
+
+
+def _open(factors: _Factors, contender: str) -> Store:
+    return open_store(factors.place(contender), storage_options=factors.options)
+
+
+def _try_to_write(factors: _Factors) -> None:
+    """Raise InputError, before any time is taken, where the place takes no file."""
+    try:
+        sync(_open(factors, RAW).set("try", default_buffer_prototype().buffer.from_bytes(b"try")))
+    except Exception as error:  # whatever the filesystem of a URL raises
+        raise InputError(
+            f"cannot write under {factors.where.rpartition('/')[0]}: {first_line(error)}; give --store a folder or a "
+            "URL that can be written to"
+        ) from error
+    _clear(factors, RAW)
+
+
+def _clear_all(factors: _Factors) -> None:
+    delete_store(open_store(factors.where, storage_options=factors.options))
 
 
 def _forget(factors: _Factors, contender: str) -> None:
@@ -197,7 +219,7 @@ def _write_raw(factors: _Factors) -> None:
             path.mkdir(parents=True, exist_ok=True)
             raw.tofile(path / name)
         else:
-            store = open_store(factors.place(RAW), storage_options=factors.options)
+            store = _open(factors, RAW)
             sync(store.set(name, default_buffer_prototype().buffer.from_array_like(raw)))
     _finish(factors, RAW)
 
@@ -212,19 +234,19 @@ def _read_ours(factors: _Factors) -> None:
         pass
 
 
-def _ours(factors: _Factors) -> Sequence[NDArray[Any]]:
-    """q and k of every layer, through the rows that queries read by."""
+def _ours(factors: _Factors) -> Iterator[list[NDArray[Any]]]:
+    """q and k of one layer after the other, through the rows that queries read by."""
     atlas = open_atlas(factors.place(OURS), storage_options=factors.options)
     rows = atlas.rows(atlas.kinds[0], 0)
     tokens, layers = np.arange(rows.queries), range(len(rows.layers))
     query, key = (None, rows.query_start + tokens), (None, rows.key_start + tokens)
-    found = [rows.read(layer, q=query, k=key, log_sum_exp=query) for layer in layers]
-    q, k = ([to_stored(part[i], factors.q.shape[3]) for part in found] for i in (0, 1))
-    return [np.stack(q), np.stack(k)]
+    for layer in layers:
+        q, k, _ = rows.read(layer, q=query, k=key, log_sum_exp=query)
+        yield [to_stored(part, factors.q.shape[3]) for part in (q, k)]
 
 
 def _read_zarr(factors: _Factors) -> None:
-    root = zarr.open_group(open_store(factors.place(ZARR), storage_options=factors.options), mode="r")
+    root = zarr.open_group(_open(factors, ZARR), mode="r")
     for name in _named(factors):
         array = _array(root, factors, name)
         span = (array.shards or array.chunks)[0]
@@ -237,19 +259,21 @@ def _read_raw(factors: _Factors) -> None:
         if factors.is_local:
             np.fromfile(Path(factors.place(RAW)) / name, dtype=np.uint8)
         else:
-            store = open_store(factors.place(RAW), storage_options=factors.options)
+            store = _open(factors, RAW)
             sync(store.get(name, default_buffer_prototype()))
 
 
 def _check(factors: _Factors) -> None:
     """Raise DisagreementError where attlas or zarr does not read what was written."""
-    root = zarr.open_group(open_store(factors.place(ZARR), storage_options=factors.options), mode="r")
-    tokens = factors.q.shape[2]
-    for name, found in zip(("q", "k"), _ours(factors), strict=True):
-        expected = _named(factors)[name]
-        theirs = np.asarray(_array(root, factors, name)[...])[:, :, :tokens]
-        if not (np.array_equal(found, expected) and np.array_equal(theirs, expected)):
-            raise DisagreementError(f"{name} is not read back as it was written: no time is taken; see attlas verify")
+    root = zarr.open_group(_open(factors, ZARR), mode="r")
+    tokens, named = factors.q.shape[2], _named(factors)
+    for layer, ours in enumerate(_ours(factors)):
+        for name, found in zip(("q", "k"), ours, strict=True):
+            theirs = np.asarray(_array(root, factors, name)[layer])[:, :tokens]
+            if not (np.array_equal(found, named[name][layer]) and np.array_equal(theirs, named[name][layer])):
+                raise DisagreementError(
+                    f"{name} is not read back as it was written: no time is taken; see attlas verify"
+                )
 
 
 def _array(root: zarr.Group, factors: _Factors, name: str) -> zarr.Array[Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,6 +17,7 @@ __all__ = ["command"]
 
 SHOWN_FAILURES = 5
 SHOWN_DOCUMENTS = 20
+SHOWN_ANSWERS = 10
 STATES = ("pending", "committed", "failed")
 
 
@@ -41,6 +44,7 @@ def command(store: str, storage_options: dict[str, str] | None, as_json: bool) -
 
 def _describe(store: str, storage_options: dict[str, str] | None) -> dict[str, Any]:
     import attlas
+    from attlas.analysis import saved_results
     from attlas.storage import store_bytes
 
     atlas = attlas.open_atlas(store, storage_options=storage_options)
@@ -82,6 +86,15 @@ def _describe(store: str, storage_options: dict[str, str] | None) -> dict[str, A
         "failed": failed_packs(atlas),
         "kinds": kinds,
         "documents": documents,
+        "answers": [
+            {
+                "path": path,
+                "name": path.removeprefix("analysis/").rpartition("-")[0],
+                "made": kept.get("made"),
+                "parameters": json.loads(kept.get("parameters", "{}")),
+            }
+            for path, kept in saved_results(atlas).items()
+        ],
     }
 
 
@@ -137,6 +150,28 @@ def _show(told: dict[str, Any]) -> None:
     out.print(table)
     if len(told["documents"]) > SHOWN_DOCUMENTS:
         out.print(f"[dim]and {len(told['documents']) - SHOWN_DOCUMENTS:,} more; --json lists all[/]")
+    if told["answers"]:
+        _show_answers(out, told["answers"])
+
+
+def _show_answers(out: Console, answers: list[dict[str, Any]]) -> None:
+    """The answers kept in the atlas, which the same question takes from there; the newest last."""
+    out.print()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("kept answer", "of", "rows", "made"):
+        table.add_column(name)
+    for answer in answers[-SHOWN_ANSWERS:]:
+        asked = answer["parameters"]
+        parts = [
+            f"{len(asked[name])} {name[: None if len(asked[name]) > 1 else -1]}"
+            for name in ("documents", "layers")
+            if asked.get(name) is not None
+        ]
+        rows = "all" if asked.get("sample") is None else f"{asked['sample']:,} sampled, seed {asked['seed']}"
+        table.add_row(answer["name"], ", ".join([asked["kind"], *parts]), rows, answer["made"].partition(".")[0])
+    out.print(table)
+    if len(answers) > SHOWN_ANSWERS:
+        out.print(f"[dim]and {len(answers) - SHOWN_ANSWERS:,} older; --json lists all[/]")
 
 
 def _rule(row: dict[str, Any]) -> str:

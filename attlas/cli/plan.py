@@ -11,9 +11,11 @@ from rich.table import Table
 
 from attlas.cli.output import console, human_bytes, human_count, print_json, reports_errors
 from attlas.cli.selection import MEMORY, SHARDS
+from attlas.errors import TooLittleMemoryError
 
 if TYPE_CHECKING:
     from attlas.actors.plan import ClusterPlan, Devices
+    from attlas.engine.sizes import Sizes
 
 __all__ = ["command"]
 
@@ -95,18 +97,23 @@ def command(
             chunk_tokens=chunk_tokens,
             memory=memory,
         )
-    sizes = {
-        tier: plan_sizes(
-            shape,
-            keep=tier,
-            longest=tokens,
-            total=tokens * documents,
-            chunkable=shape.chunkable,
-            memory=memory if layout is None else None,
-            chunk_tokens=chunk_tokens,
-        )
-        for tier in disk
-    }
+    sizes: dict[str, Sizes] = {}
+    too_little: dict[str, TooLittleMemoryError] = {}
+    for tier in disk:
+        try:
+            sizes[tier] = plan_sizes(
+                shape,
+                keep=tier,
+                longest=tokens,
+                total=tokens * documents,
+                chunkable=shape.chunkable,
+                memory=memory if layout is None else None,
+                chunk_tokens=chunk_tokens,
+            )
+        except TooLittleMemoryError as error:
+            too_little[tier] = error
+    if not sizes:
+        raise min(too_little.values(), key=lambda error: error.least)
     heads = sum(layer.heads for layer in shape.layers)
     told = {
         "model": model,
@@ -119,16 +126,9 @@ def command(
         "tokens": tokens,
         "documents": documents,
         "tiers": [
-            {
-                "keep": tier,
-                "disk": disk[tier],
-                "memory": size.memory.total,
-                "chunk_tokens": size.chunk_tokens,
-                "pack_tokens": size.pack_tokens,
-                "block": size.block,
-                "memory_parts": asdict(size.memory),
-            }
-            for tier, size in sizes.items()
+            {"keep": tier, "disk": disk[tier]}
+            | (_sizes_json(sizes[tier]) if tier in sizes else {"fits": False, "memory": too_little[tier].least})
+            for tier in disk
         ],
         "eager_attention_bytes": heads * tokens * tokens * (4 if shape.dtype == "float32" else 2),
         "cluster": None if layout is None else _cluster_json(layout, keep),
@@ -137,6 +137,17 @@ def command(
         print_json(told)
     else:
         _show(told)
+
+
+def _sizes_json(sizes: Sizes) -> dict[str, Any]:
+    return {
+        "fits": True,
+        "memory": sizes.memory.total,
+        "chunk_tokens": sizes.chunk_tokens,
+        "pack_tokens": sizes.pack_tokens,
+        "block": sizes.block,
+        "memory_parts": asdict(sizes.memory),
+    }
 
 
 def _cluster_devices(address: str) -> Devices:
@@ -175,7 +186,9 @@ def _show(told: dict[str, Any]) -> None:
         table.add_column(column, justify="right")
     for tier in told["tiers"]:
         row = [tier["keep"], WHAT[tier["keep"]], human_bytes(tier["disk"])]
-        if cluster is None:
+        if cluster is None and not tier["fits"]:
+            row.append(f"[red]does not fit: at least {human_bytes(tier['memory'])}[/]")
+        elif cluster is None:
             chunk = tier["chunk_tokens"]
             row += [
                 human_bytes(tier["memory"]),

@@ -12,7 +12,7 @@ from math import ceil
 from attlas.engine.estimate import ModelShape
 from attlas.engine.models import DTYPES
 from attlas.engine.statistics import statistic_names
-from attlas.errors import InputError
+from attlas.errors import InputError, TooLittleMemoryError
 
 __all__ = ["FACTOR_TOKENS", "MemoryParts", "Sizes", "plan_sizes"]
 
@@ -80,7 +80,8 @@ def plan_sizes(
 
     packable: documents of a pack go through the model together. memory: bytes that the process may take.
     chunk_tokens: the chunk asked for, taken as it is. most_chunk, most_pack: what a pipeline wants at most. Raises
-    InputError, with the numbers, where no sizes fit, or a chunk is asked of a model whose layers see later tokens.
+    TooLittleMemoryError, with the numbers, where no sizes fit, InputError where a chunk is asked of a model whose
+    layers see later tokens.
     """
     if chunk_tokens is not None and chunk_tokens < 1:
         raise InputError(f"chunk_tokens is {chunk_tokens}: give 1 or more")
@@ -135,16 +136,17 @@ def _factor_layers(shape: ModelShape, block: int, total: int) -> int:
     return min(layers, wanted, max(1, GATHER_BYTES // widest))
 
 
-def _too_little(parts: MemoryParts, memory: int, longest: int, chunkable: bool) -> InputError:
+def _too_little(parts: MemoryParts, memory: int, longest: int, chunkable: bool) -> TooLittleMemoryError:
     def told(size: int) -> str:
         return f"{size / 1e9:.2f} GB"
 
     whole = "" if chunkable else "; its layers see later tokens, so a document goes whole"
-    return InputError(
+    return TooLittleMemoryError(
         f"a document of {longest} tokens does not fit into {told(memory)}: it takes at least {told(parts.total)} "
         f"({told(parts.weights)} weights, {told(parts.keys_values)} keys and values, {told(parts.forward)} "
         f"activations, {told(parts.process + parts.kernel + parts.gathered)} other{whole}) -- give more --memory, or "
-        "cut the document with --max-tokens"
+        "cut the document with --max-tokens",
+        least=parts.total,
     )
 
 

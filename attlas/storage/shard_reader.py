@@ -36,6 +36,8 @@ Reading = Generator[list[tuple[str, ByteRequest]], list[Raw | None], NDArray[Any
 
 KEPT_INDEXES = 256
 KEPT_BYTES = 128 * 2**20
+KEPT_PART = 4
+"""What is read at once and is more than this part of KEPT_BYTES is not kept: it would drive all else out."""
 FEW_RANGES = 16
 """So many are read from a local disk one after the other, sooner than threads for them are woken."""
 
@@ -196,6 +198,9 @@ class ShardReader:
         offset_N, size_N = entry_HC2[wanted_HC].T
         edges = [0, *(np.flatnonzero(np.diff(offset_N) != size_N[:-1]) + 1).tolist(), len(offset_N)]
         runs = list(itertools.pairwise(edges))
+        cache = self.cache
+        if cache is not None and KEPT_PART * int(size_N.sum()) > cache.most_bytes:
+            cache = None
         raws = yield [(key, RangeByteRequest(int(offset_N[a]), int(offset_N[b - 1] + size_N[b - 1]))) for a, b in runs]
         for (a, b), raw in zip(runs, raws, strict=True):
             if raw is None:
@@ -204,8 +209,8 @@ class ShardReader:
                 at = int(offset_N[n] - offset_N[a])
                 chunk = self._checked(raw[at : at + int(size_N[n])])
                 out[head_N[n], chunk_N[n]] = chunk.view(self.array.dtype).reshape(out.shape[2:])
-                if self.cache is not None:
-                    self.cache.keep(key, int(offset_N[n]), chunk if b - a == 1 else chunk.copy())
+                if cache is not None:
+                    cache.keep(key, int(offset_N[n]), chunk if b - a == 1 else chunk.copy())
         return out
 
     def _checked(self, raw: Raw) -> Raw:

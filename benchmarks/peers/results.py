@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.peers.correctness import Check
 from benchmarks.peers.watch import OK
 
-__all__ = ["SCHEMA", "Results", "Row", "describe_machine", "read_results", "renewed", "write_results"]
+__all__ = ["SCHEMA", "MachineLimits", "Results", "Row", "describe_machine", "read_results", "renewed", "write_results"]
 
 SCHEMA = "attlas-peers-1"
 
@@ -36,8 +36,20 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MachineLimits:
+    """Floating-point operations a second of q.k and of square matrices; bytes a second that the disk takes."""
+
+    qk_flops: float
+    matmul_flops: float
+    disk_write: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """machine, model, settings, environments: what the document prints beside the rows."""
+    """machine, model, settings, environments: what the document prints beside the rows.
+
+    limits: what the machine allows at best, see `MachineLimits`; None where it was not measured.
+    """
 
     command: str
     date: str
@@ -47,6 +59,7 @@ class Results:
     environments: Mapping[str, Mapping[str, str]]
     correctness: Sequence[Check] = ()
     rows: Sequence[Row] = field(default_factory=list)
+    limits: MachineLimits | None = None
 
 
 def write_results(results: Results, path: Path) -> None:
@@ -68,7 +81,8 @@ def read_results(path: Path) -> Results:
         Row(**one | {"seconds": tuple(one["seconds"]), "peak_bytes": tuple(one["peak_bytes"])})
         for one in found.pop("rows")
     ]
-    return Results(**found, correctness=checks, rows=rows)
+    limits = found.pop("limits", None)
+    return Results(**found, correctness=checks, rows=rows, limits=None if limits is None else MachineLimits(**limits))
 
 
 def renewed(old: Results, new: Results, names: Sequence[str], *, base: str) -> Results:
@@ -84,6 +98,7 @@ def renewed(old: Results, new: Results, names: Sequence[str], *, base: str) -> R
     before, after = seconds(old), seconds(new)
     shared = [after[tokens] / before[tokens] for tokens in before.keys() & after.keys()]
     told = {
+        "names": list(names),
         "command": new.command,
         "date": new.date,
         "base": fmean(shared) if shared else None,
@@ -107,7 +122,9 @@ def renewed(old: Results, new: Results, names: Sequence[str], *, base: str) -> R
         old,
         rows=rows,
         correctness=list(checks.values()),
-        settings={**old.settings, "renewed": {**old.settings.get("renewed", {}), **dict.fromkeys(names, told)}},
+        settings={**old.settings, "renewed": [*old.settings.get("renewed", []), told]},
+        limits=old.limits or new.limits,
+        model={**new.model, **old.model},
     )
 
 

@@ -23,15 +23,26 @@ from typing import Any
 
 import click
 import numpy as np
+import torch
+from transformers import AutoConfig, AutoModel
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a script sees its own folder only
 
+from attlas.bench.limits import measure_limits  # noqa: E402
 from attlas.engine.selection import parse_bytes  # noqa: E402
 from benchmarks.peers.contenders import CONTENDERS, Contender  # noqa: E402
 from benchmarks.peers.correctness import Check, check_all  # noqa: E402
 from benchmarks.peers.environments import make_environment, versions  # noqa: E402
-from benchmarks.peers.results import Results, Row, describe_machine, read_results, renewed, write_results  # noqa: E402
+from benchmarks.peers.results import (  # noqa: E402
+    MachineLimits,
+    Results,
+    Row,
+    describe_machine,
+    read_results,
+    renewed,
+    write_results,
+)
 from benchmarks.peers.watch import OK, Limits, Watched, watch  # noqa: E402
 
 WORKERS = Path(__file__).parent / "workers"
@@ -134,6 +145,25 @@ def _folder(model: str) -> Path:
     return smollm2_folder()
 
 
+def _sizes(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
+    """Layers, heads, head size and the weights that a token is multiplied with, of a decoder; loads no weight."""
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+    heads, embedding = config["num_attention_heads"], model.get_input_embeddings().weight
+    return {
+        "layers": config["num_hidden_layers"],
+        "heads": heads,
+        "features": config.get("head_dim") or config["hidden_size"] // heads,
+        "weights": sum(weight.numel() for weight in model.parameters() if weight is not embedding),
+    }
+
+
+def _limits(features: int, work: Path) -> MachineLimits:
+    found = measure_limits(features=features, dtype=torch.float32, device="cpu", folder=work)
+    assert found.disk is not None
+    return MachineLimits(qk_flops=found.qk_flops, matmul_flops=found.matmul_flops, disk_write=found.disk.write)
+
+
 def _command() -> str:
     """As it was typed, but for the places of folders on this machine."""
     typed = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
@@ -185,11 +215,12 @@ def main(
         command=_command(),
         date=time.strftime("%Y-%m-%d"),
         machine=describe_machine(),
-        model={"name": folder.name, "layers": config["num_hidden_layers"], "heads": config["num_attention_heads"]},
+        model={"name": folder.name} | _sizes(folder, config),
         settings=asdict(limits) | {"threads": threads, "repeats": repeats, "check_tokens": check_tokens},
         environments={name: versions(python) for name, python in pythons.items()},
     )
     with tempfile.TemporaryDirectory(prefix="attlas-peers-") as work:
+        results = replace(results, limits=_limits(results.model["features"], Path(work)))
         checks = _checked(bench, chosen, check_tokens, work)
         results = replace(results, correctness=checks)
         wrong = {check.contender: check.status for check in checks if check.status != OK}

@@ -7,10 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from attlas.bench.report import Limit, Times
+from attlas.bench.report import Row as NearRow
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.figures import draw_growth, save_small
 from benchmarks.peers.growth import FIT_LEAST_POINTS, FIT_LEAST_TOKENS, growth_exponent
-from benchmarks.peers.results import Results, Row, read_results
+from benchmarks.peers.results import MachineLimits, Results, Row, read_results
 from benchmarks.peers.watch import OK
 from benchmarks.tables import gigabytes, markdown_table, seconds, significant, times
 
@@ -53,6 +55,13 @@ def _parts(results: Results, figures: str) -> Iterator[str]:
     yield _about(results) + " In brackets: as a multiple of the forward pass."
     yield _grid(results.rows, names, lengths, "seconds", seconds)
     yield from _endings(results.rows)
+    if results.limits is not None:
+        yield "### The nearest limit"
+        yield _limits_told(results.limits)
+        yield markdown_table(
+            ("", *(f"{n:,} tokens" for n in lengths)),
+            [(name, *(_near(results, results.limits, name, n) for n in lengths)) for name in names],
+        )
     yield "### Peak memory above the loaded model"
     yield "Of the same runs."
     yield _grid(results.rows, names, lengths, "peak_bytes", gigabytes)
@@ -72,14 +81,14 @@ def _machine(results: Results) -> str:
         f"{machine['system']}; {model['name']}, {model['layers']} layers x {model['heads']} heads, float32, "
         f"torch threads: {settings['threads']}. A process was ended at {gigabytes(settings['memory'])} of memory, "
         f"{gigabytes(settings['disk'])} written, or {settings['seconds']:,.0f} s."
-        + "".join(_later(name, **one) for name, one in settings.get("renewed", {}).items())
+        + "".join(_later(**one) for one in settings.get("renewed", []))
     )
 
 
-def _later(name: str, *, command: str, date: str, base: float | None, tokens: Sequence[int]) -> str:
+def _later(*, names: Sequence[str], command: str, date: str, base: float | None, tokens: Sequence[int]) -> str:
     lengths = ", ".join(f"{n:,}" for n in tokens)
     beside = f", which then took {times(base)} its time here" if base else ""
-    told = f"{name}, {lengths} tokens: measured later, {date}, in turn with the forward pass{beside}"
+    told = f"{', '.join(names)}, {lengths} tokens: measured later, {date}, in turn with the forward pass{beside}"
     return f"\n\n{told}:\n\n```\n{command}\n```"
 
 
@@ -133,6 +142,32 @@ def _grid(
     return markdown_table(
         ("", *(f"{n:,} tokens" for n in lengths)), [(name, *(one(name, n) for n in lengths)) for name in names]
     )
+
+
+def _limits_told(limits: MachineLimits) -> str:
+    return (
+        "What accounts for the largest part of the time: the forward pass, the bytes written at "
+        f"{limits.disk_write / 1e9:.2f} GB/s, or q.k of the cells that hold a weight at {limits.qk_flops / 1e9:,.0f} "
+        f"GFLOP/s; of the forward pass itself, its weights at {limits.matmul_flops / 1e9:,.0f} GFLOP/s."
+    )
+
+
+def _near(results: Results, limits: MachineLimits, name: str, tokens: int) -> str:
+    """The nearest limit of a row in words, nothing where it did not get through."""
+    row, base, model = _row(results.rows, name, tokens), _row(results.rows, BASE, tokens), results.model
+    if row is None or row.status != OK:
+        return ""
+    cells = model["layers"] * model["heads"] * tokens * (tokens + 1) // 2
+    bounds = [Limit(name="q.k", seconds=2.0 * model["features"] * cells / limits.qk_flops)]
+    if name == BASE:
+        bounds.append(Limit(name="matmul", seconds=2.0 * model["weights"] * tokens / limits.matmul_flops))
+    elif base is not None and base.status == OK:
+        bounds.append(Limit(name="forward pass", seconds=median(base.seconds)))
+    if row.bytes_written:
+        bounds.append(Limit(name="disk write", seconds=row.bytes_written / limits.disk_write))
+    return NearRow(
+        contender=name, task="capture", tokens=tokens, times=Times.of(row.seconds), limits=tuple(bounds)
+    ).near
 
 
 def _endings(rows: Sequence[Row]) -> Iterator[str]:

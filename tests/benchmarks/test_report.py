@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from matplotlib.image import imread
+from transformers import LlamaConfig
 
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.correctness import Check
 from benchmarks.peers.figures import spread_apart
 from benchmarks.peers.growth import growth_exponent
-from benchmarks.peers.results import Results, Row, read_results, renewed, write_results
+from benchmarks.peers.results import MachineLimits, Results, Row, read_results, renewed, write_results
+from benchmarks.peers.run import _sizes
 from benchmarks.report import make_page, table_section
 from benchmarks.tables import markdown_table, significant
 
@@ -41,11 +43,12 @@ def fixture() -> Results:
         command="python benchmarks/peers/run.py small",
         date="2026-01-02",
         machine={"processor": "A Processor", "cores": 2, "memory_bytes": 24 * 10**9, "system": "Linux"},
-        model={"name": "small", "layers": 30, "heads": 9},
+        model={"name": "small", "layers": 30, "heads": 9, "features": 64, "weights": 10**8},
         settings={"memory": 16 * 10**9, "disk": 30 * 10**9, "seconds": 1800.0, "threads": 2, "check_tokens": 512},
         environments={"attlas": {"torch": "2.13.0"}, "nnsight": {"torch": "2.13.0", "nnsight": "0.8.1"}},
         correctness=[Check(contender="HF eager", against="attlas", difference=2.4e-4, bound=1e-3, status="ok")],
         rows=rows,
+        limits=MachineLimits(qk_flops=1e11, matmul_flops=1e11, disk_write=4e7),
     )
 
 
@@ -80,6 +83,24 @@ def test_tables_say_the_numbers(made: tuple[str, Path]) -> None:
     assert "slowest run took at most 3.10 x its fastest" in page
 
 
+def test_each_time_has_the_limit_it_is_nearest_to(made: tuple[str, Path]) -> None:
+    page, _ = made
+    assert cells(page, "The nearest limit", "forward")[0] == "matmul 100%"
+    assert cells(page, "The nearest limit", "attlas factors")[0] == "disk write 83%"
+    assert cells(page, "The nearest limit", "HF eager")[1:] == ["5.12 x forward pass", "10.24 x forward pass", ""]
+
+
+def test_the_model_is_measured_without_its_weights(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=11, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    a_layer = 2 * 8 * 8 + 2 * 8 * 4 + 3 * 8 * 16 + 2 * 8
+    found = _sizes(tmp_path, json.loads((tmp_path / "config.json").read_text()))
+    assert found == {"layers": 2, "heads": 2, "features": 4, "weights": 2 * a_layer + 8}
+
+
 def test_growth_is_that_of_three_lengths_at_least(made: tuple[str, Path]) -> None:
     page, _ = made
     assert cells(page, "Growth", "forward") == ["1.00", "1.00"]
@@ -111,8 +132,10 @@ def test_one_contender_measured_anew_replaces_its_rows_and_the_page_says_so(tmp_
     assert {place: row for place, row in found.items() if place in expected} == expected
     more = {place: row.status for place, row in found.items() if place not in expected}
     assert more == {("HF eager", 8192): "not tried: failed at 4096", ("nnsight", 8192): "not tried: failed at 512"}
-    assert both.settings["renewed"]["attlas factors"]["base"] == pytest.approx(2)
+    assert both.settings["renewed"][0]["base"] == pytest.approx(2)
     assert both.correctness == old.correctness
+    twice = renewed(both, replace(new, rows=[base, anew[1]]), ["attlas factors"], base="forward")
+    assert [one["tokens"] for one in twice.settings["renewed"]] == [[512, 8192], [8192]]
     write_results(both, tmp_path / "peers.json")
     page, _ = make_page(tmp_path, tmp_path / "figures")
     assert "attlas factors, 512, 8,192 tokens: measured later, 2026-01-02, in turn with the forward pass" in page

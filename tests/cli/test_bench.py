@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 from click.testing import CliRunner, Result
 
 from attlas.bench import limits
 from attlas.bench.report import Report
 from attlas.cli import main
+from tests.conftest import S3Server
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +112,10 @@ def test_scale(tmp_path: Path) -> None:
     assert any("core" in note for note in found["notes"])
 
 
-def test_store_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_store_leaves_nothing_behind_and_what_was_there(tmp_path: Path) -> None:
+    theirs = tmp_path / "place" / "attlas" / "theirs.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("kept")
     found = told("store", "demo", "--tokens", "256", "--rounds", "1", "--store", str(tmp_path / "place"))
     rows = {(row["contender"], row["task"]): row for row in found["rows"]}
     assert set(rows) == {(name, task) for name in ("attlas", "zarr", "raw bytes") for task in ("write", "read")}
@@ -118,7 +123,18 @@ def test_store_leaves_nothing_behind(tmp_path: Path) -> None:
     for (_, task), row in rows.items():
         assert row["rate"] == pytest.approx(size / row["times"]["median"])
         assert row["nearest"]["limit"] == f"disk {task}"
-    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
+
+
+def test_store_of_a_url(s3_server: S3Server) -> None:
+    options = [f"{name}={value}" for name, value in s3_server.flat_options.items()]
+    given = [part for option in options for part in ("--storage-option", option)]
+    found = told(
+        "store", "demo", "--tokens", "64", "--rounds", "1", "--store", f"s3://{s3_server.bucket}/bench", *given
+    )
+    assert {row["contender"] for row in found["rows"]} == {"attlas", "zarr", "raw bytes"}
+    assert {row["nearest"]["limit"] for row in found["rows"]} == {"raw bytes"}  # the disk here is not the one meant
+    assert not s3fs.S3FileSystem(**s3_server.storage_options).find(f"{s3_server.bucket}/bench")
 
 
 def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
@@ -128,6 +144,8 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
         (("capture", "demo", "--tokens", "64", "--figure", "x.gif"), ".png"),
         (("capture", "demo", str(tmp_path / "missing.txt")), "there is no file"),
         (("capture", "demo", str(tmp_path / "short.txt"), "--tokens", "500"), "of at most"),
+        (("store", "demo", "--tokens", "64", "--store", str(tmp_path / "short.txt")), "give --store a folder"),
+        (("store", "demo", "--tokens", "64", "--store", "nowhere://x"), "cannot open nowhere://x"),
         (("scale", "demo", "--shards", "99"), "4 attention layers"),
         (("scale", "demo", "--shards", "1", "--replicas", "1"), "number above 1"),
     ):

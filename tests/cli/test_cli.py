@@ -212,6 +212,19 @@ def test_plan_counts_what_the_store_takes(tmp_path: Path) -> None:
     assert "factors" in run(["plan", "demo", "--tokens", "1024"]).output
 
 
+def test_plan_of_a_budget_that_is_too_little_for_one_tier() -> None:
+    wide = ["plan", "demo", "--tokens", "8000"]
+    least = {tier["keep"]: tier["memory"] for tier in json.loads(run([*wide, "--json"]).output)["tiers"]}
+    between = f"{(least['factors'] + least['maps']) // 2}"
+    told = {tier["keep"]: tier for tier in json.loads(run([*wide, "--memory", between, "--json"]).output)["tiers"]}
+    assert [told[keep]["fits"] for keep in ("statistics", "factors", "maps")] == [True, True, False]
+    assert told["maps"]["memory"] > int(between) >= told["factors"]["memory"]
+    assert "does not fit: at least" in run([*wide, "--memory", between]).output
+    refused = run([*wide, "--memory", "100MB"])
+    assert refused.exit_code == 1
+    assert "give more --memory" in refused.output
+
+
 def test_demo_names_its_heads(tmp_path: Path) -> None:
     done = run(["demo", "--store", str(tmp_path / "demo.zarr"), "--json"])
     told = json.loads(done.output)["heads"]

@@ -18,7 +18,7 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from attlas.errors import CorruptAtlasError
 from attlas.storage.shard_reader import KeptChunks, ShardReader, ShardReaders
-from attlas.storage.shards import encode, store_shard
+from attlas.storage.shards import CRC, encode, store_shard
 from tests.storage.test_shards import FEATURES, HEADS, INNER, TOKENS, stored
 
 
@@ -132,7 +132,7 @@ def test_chunks_are_kept_up_to_a_number_of_bytes_and_not_pickled() -> None:
     inner = MemoryStore()
     _, values = stored(inner, layers=2, span=2, used=TOKENS)
     a_chunk = INNER * FEATURES * 4
-    store, cache = CountingStore(inner), KeptChunks(most_bytes=4 * a_chunk)
+    store, cache = CountingStore(inner), KeptChunks(most_bytes=4 * (a_chunk + CRC))
     reader = ShardReaders(zarr.open_group(store, mode="r+"), cache)["q"]
 
     def read(layer: int, head: int, tokens: NDArray[np.int64]) -> int:
@@ -141,16 +141,19 @@ def test_chunks_are_kept_up_to_a_number_of_bytes_and_not_pickled() -> None:
         np.testing.assert_array_equal(reader.read(layer, np.array([head]), tokens), values[layer][[head]][:, tokens])
         return store.gets - before
 
-    every = np.arange(TOKENS)  # four chunks
-    assert read(0, 0, every) == 2
+    every = np.arange(TOKENS)
+    chunks = [every[begin : begin + INNER] for begin in range(0, TOKENS, INNER)]  # four
+    assert [read(0, 0, chunk) for chunk in chunks] == [2, 1, 1, 1]  # the index first
     assert read(0, 0, every[5:9]) == read(0, 0, every) == 0
     assert cache.bytes == 4 * a_chunk
-    assert read(1, 1, every[:INNER]) == 1
+    assert read(1, 1, every) == read(1, 1, every) == 1  # too much at once to drive all else out
+    assert read(0, 0, every) == 0
+    assert read(1, 1, chunks[2]) == 1
     assert cache.bytes == 4 * a_chunk
     assert read(0, 0, every[INNER:]) == 0
     assert read(0, 0, every) == 1  # its first chunk had to go, and is read alone
     again = pickle.loads(pickle.dumps(cache))
-    assert (again.bytes, again.most_bytes) == (0, 4 * a_chunk)
+    assert (again.bytes, again.most_bytes) == (0, cache.most_bytes)
 
 
 def test_what_is_read_may_be_written_into_without_harm_to_what_is_kept() -> None:
