@@ -67,7 +67,10 @@ def _parts(results: Results, figures: str) -> Iterator[str]:
     yield _grid(results.rows, names, lengths, "peak_bytes", gigabytes)
     yield "### Disk"
     yield "Bytes written, of the same runs. Random tokens: the maps of natural text compress a little differently."
-    yield _disk(results.rows, names, lengths)
+    if results.limits is not None:
+        speed = results.limits.disk_write / 1e9
+        yield f"In brackets: the part of its time that the disk takes for them at {speed:.2f} GB/s."
+    yield _disk(results, names, lengths)
     yield "### Growth"
     yield _growth(results.rows, names)
     yield f"![Time and peak memory against tokens]({figures}/{FIGURE})"
@@ -88,7 +91,7 @@ def _machine(results: Results) -> str:
 def _later(*, names: Sequence[str], command: str, date: str, base: float | None, tokens: Sequence[int]) -> str:
     lengths = ", ".join(f"{n:,}" for n in tokens)
     beside = f", which then took {times(base)} its time here" if base else ""
-    told = f"{', '.join(names)}, {lengths} tokens: measured later, {date}, in turn with the forward pass{beside}"
+    told = f"{' and '.join(names)}, {lengths} tokens: measured later, {date}, in turn with the forward pass{beside}"
     return f"\n\n{told}:\n\n```\n{command}\n```"
 
 
@@ -183,10 +186,15 @@ def _endings(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def _disk(rows: Sequence[Row], names: Sequence[str], lengths: Sequence[int]) -> str:
+def _disk(results: Results, names: Sequence[str], lengths: Sequence[int]) -> str:
     def one(name: str, tokens: int) -> str | None:
-        row = _row(rows, name, tokens)
-        return gigabytes(row.bytes_written) if row is not None and row.bytes_written else None
+        row = _row(results.rows, name, tokens)
+        if row is None or not row.bytes_written:
+            return None
+        share = ""
+        if results.limits is not None and row.status == OK:
+            share = f" ({row.bytes_written / results.limits.disk_write / median(row.seconds):.0%})"
+        return gigabytes(row.bytes_written) + share
 
     writing = [name for name in names if name != BASE]
     return markdown_table(

@@ -198,6 +198,20 @@ def test_standard_input(tmp_path: Path) -> None:
     assert list(attlas.open_atlas(store)) == ["p", "q"]
 
 
+def test_info_lists_the_kept_answers(tmp_path: Path) -> None:
+    store = str(tmp_path / "a.zarr")
+    attlas.capture("demo", ["the cat sat on the mat and the dog sat on the cat"], store)
+    assert "kept answer" not in run(["info", store]).output
+    for more in ([], ["--sample", "50%", "--seed", "3", "--layers", "1"]):
+        assert run(["stats", store, *more]).exit_code == 0
+    first, second = json.loads(run(["info", store, "--json"]).output)["answers"]
+    assert (first["name"], first["parameters"]["sample"]) == ("survey", None)
+    assert second["parameters"]["layers"] == [1]
+    shown = run(["info", store]).output
+    assert "self, 1 layer " in shown
+    assert f"{second['parameters']['sample']} sampled, seed 3" in shown
+
+
 def test_plan_counts_what_the_store_takes(tmp_path: Path) -> None:
     files = [str(tmp_path / f"{name}.txt") for name in "abcd"]
     for file in files:

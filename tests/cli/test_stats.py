@@ -52,18 +52,6 @@ def test_stats_of_a_sample(store: str) -> None:
     assert row["entropy_low"] < row["entropy"] < row["entropy_high"]
 
 
-def test_info_lists_the_kept_answers(store: str) -> None:
-    assert "kept answer" not in run("info", store).stdout
-    run("stats", store)
-    run("stats", store, "--sample", "50%", "--seed", "3", "--layers", "1")
-    first, second = json.loads(run("info", store, "--json").stdout)["answers"]
-    assert (first["name"], first["parameters"]["sample"]) == ("survey", None)
-    assert second["parameters"]["layers"] == [1]
-    shown = run("info", store).stdout
-    assert "1 layer " in shown
-    assert f"{second['parameters']['sample']} sampled, seed 3" in shown
-
-
 def test_explain_runs_nothing(store: str) -> None:
     result = run("stats", store, "--explain", "--workers", "3")
     assert "3 tasks" in result.stdout
