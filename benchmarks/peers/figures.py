@@ -53,7 +53,7 @@ def draw_growth(results: Results) -> Figure:
         model, settings = results.model, results.settings
         figure.suptitle(
             f"{model['name']}, {model['layers']} layers x {model['heads']} heads, one document, torch threads: "
-            f"{settings['threads']}; x: ended at {settings['memory'] / 1e9:g} GB or for want of disk, at what was spent",
+            f"{settings['threads']}; x: ended at {settings['memory'] / 1e9:g} GB or for want of disk, at what it spent",
             x=0.01, ha="left", fontsize=9, color=INK,
         )  # fmt: skip
     return figure
