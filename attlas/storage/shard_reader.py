@@ -38,6 +38,8 @@ KEPT_INDEXES = 256
 KEPT_BYTES = 128 * 2**20
 KEPT_PART = 4
 """What is read at once and is more than this part of KEPT_BYTES is not kept: it would drive all else out."""
+AT_ONCE_BYTES = 32 * 2**20
+"""Shards of one array are read side by side up to so much."""
 FEW_RANGES = 16
 """So many are read from a local disk one after the other, sooner than threads for them are woken."""
 
@@ -76,20 +78,35 @@ class KeptChunks:
                 self.bytes -= self._chunks.popitem(last=False)[1].nbytes
 
 
-def _read_together(store: Store, readings: Sequence[Reading]) -> list[NDArray[Any]]:
-    """What the readings return; what they need at one time is fetched from the store at one time."""
+def _side_by_side(
+    readings: Sequence[Reading],
+) -> Generator[list[tuple[str, ByteRequest]], list[Raw | None], list[NDArray[Any]]]:
+    """Several readings as one, which asks at one time for what each of them needs then; returns their arrays."""
     results: dict[int, NDArray[Any]] = {}
     sent: dict[int, list[Raw | None] | None] = dict.fromkeys(range(len(readings)))
-    while sent:
+    while True:
         wanted: dict[int, list[tuple[str, ByteRequest]]] = {}
         for i, raw in sent.items():
             try:
                 wanted[i] = next(readings[i]) if raw is None else readings[i].send(raw)
             except StopIteration as ended:
                 results[i] = ended.value
-        fetched = iter(_fetch(store, [one for wants in wanted.values() for one in wants]))
+        if not wanted:
+            return [results[i] for i in range(len(readings))]
+        fetched = iter((yield [one for wants in wanted.values() for one in wants]))
         sent = {i: [next(fetched) for _ in wants] for i, wants in wanted.items()}
-    return [results[i] for i in range(len(readings))]
+
+
+def _read_together(store: Store, readings: Sequence[Reading]) -> list[NDArray[Any]]:
+    """What the readings return; what they need at one time is fetched from the store at one time."""
+    together = _side_by_side(readings)
+    try:
+        wants = next(together)
+        while True:
+            wants = together.send(_fetch(store, wants))
+    except StopIteration as ended:
+        found: list[NDArray[Any]] = ended.value
+        return found
 
 
 def _fetch(store: Store, wants: Sequence[tuple[str, ByteRequest]]) -> list[Raw | None]:
@@ -167,10 +184,14 @@ class ShardReader:
         count = 1 if axis == 1 else array.shape[1] if heads is None else len(heads)
         values = np.empty((count, len(chunk_C), inner, *rest), dtype=array.dtype)
         a_shard = array.shards[axis] // inner
+        fills = []
         for shard in np.unique(chunk_C // a_shard):
             inside = np.flatnonzero(chunk_C // a_shard == shard)
             part = values[:, inside[0] : inside[-1] + 1]
-            yield from self._fill(part, layer, heads, int(shard), chunk_C[inside] - int(shard) * a_shard)
+            fills.append(self._fill(part, layer, heads, int(shard), chunk_C[inside] - int(shard) * a_shard))
+        at_once = max(1, AT_ONCE_BYTES * len(fills) // max(values.nbytes, 1))
+        for begin in range(0, len(fills), at_once):
+            yield from _side_by_side(fills[begin : begin + at_once])
         return values.reshape(count, -1, *rest)
 
     def _fill(self, out: NDArray[Any], layer: int, heads: Indices | None, shard: int, chunk_C: Indices) -> Reading:

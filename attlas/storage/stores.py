@@ -70,7 +70,7 @@ def is_empty(store: Store) -> bool:
 
 def holds_atlas(store: Store) -> bool:
     """Whether an atlas lies in the store, whole or half made."""
-    return _atlas_group(store, "r") is not None
+    return _atlas_group(store) is not None
 
 
 def delete_store(store: Store) -> None:
@@ -85,9 +85,11 @@ def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None,
     store = open_store(where, storage_options=storage_options)
     if isinstance(store, LocalStore) and not Path(store.root).exists():
         raise StoreMissingError(f"there is no atlas at {store_name(where)}: make one with attlas capture")
-    root = _atlas_group(store, mode)
+    root = _atlas_group(store)
     if root is None:
         raise StoreMissingError(f"{store_name(where)} holds no atlas of schema {VERSION}")
+    if mode != "r":
+        root = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
     if "created" not in root.attrs:  # written last of all when an atlas is made
         raise StoreMissingError(
             f"{store_name(where)} was begun and never finished, and holds nothing: make it again with --overwrite"
@@ -95,9 +97,10 @@ def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None,
     return root
 
 
-def _atlas_group(store: Store, mode: str) -> zarr.Group | None:
+def _atlas_group(store: Store) -> zarr.Group | None:
+    """The root group to be read; None where no atlas of this schema lies there."""
     try:
-        root = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+        root = zarr.open_group(store, mode="r", zarr_format=3)
     except (FileNotFoundError, KeyError, ValueError):  # ValueError: an array, or a zarr.json that cannot be read
         return None
     return root if root.attrs.get("attlas_version") == VERSION else None

@@ -17,6 +17,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from attlas.errors import CorruptAtlasError
+from attlas.storage import shard_reader
 from attlas.storage.shard_reader import KeptChunks, ShardReader, ShardReaders
 from attlas.storage.shards import CRC, encode, store_shard
 from tests.storage.test_shards import FEATURES, HEADS, INNER, TOKENS, stored
@@ -117,6 +118,23 @@ def test_several_arrays_are_read_in_as_few_trips_as_one() -> None:
         assert store.trips - before == trips
         np.testing.assert_array_equal(found[0].numpy(), values["q"][layer][:, 3:9])
         np.testing.assert_array_equal(found[1].numpy(), values["k"][layer][[1]][:, [0, 15]])
+
+
+@pytest.mark.parametrize(("at_once", "trips"), [(32 * 2**20, 2), (2 * 8 * 4, 4), (1, 8)])
+def test_shards_of_a_long_array_are_read_together(monkeypatch: pytest.MonkeyPatch, at_once: int, trips: int) -> None:
+    monkeypatch.setattr(shard_reader, "AT_ONCE_BYTES", at_once)
+    values = np.random.default_rng(0).integers(0, 99, (1, 32)).astype("i4")
+    store = CountingStore(MemoryStore())
+    array = zarr.create_array(
+        store, name="key_start", shape=values.shape, dtype="i4", chunks=(1, 4), shards=(1, 8),
+        compressors=[Crc32cCodec()],
+    )  # fmt: skip
+    for shard in range(4):
+        part = values[:, shard * 8 : (shard + 1) * 8]
+        store_shard(array, (0, shard), encode(part, inner=4, used=8, axis=1, layers=1))
+    before = store.trips
+    np.testing.assert_array_equal(ShardReader(array).read(0, None, np.arange(1, 31)), values[0, 1:31])
+    assert store.trips - before == trips
 
 
 def test_bfloat16_comes_back_as_torch_has_it() -> None:
