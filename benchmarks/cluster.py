@@ -52,7 +52,8 @@ def random_ids(counts: list[int]) -> list[list[int]]:
 
 
 def compare(model: str, texts: list[list[int]], repetitions: int, wide: dict[str, Any], common: dict[str, Any]) -> None:
-    one, many = [], []
+    one: list[dict[str, Any]] = []
+    many: list[dict[str, Any]] = []
     for turn in range(repetitions):
         for found, options in ((one, {}), (many, wide))[:: 1 if turn % 2 == 0 else -1]:
             found.append(capture(model, texts, **common, **options, threads=1))

@@ -25,7 +25,8 @@ def main(model: str, documents: int, shards: int, keep: str) -> None:
 
     draw = np.random.default_rng(0)
     texts = [draw.integers(5, 200, size=int(draw.integers(20, 201))).tolist() for _ in range(documents)]
-    process, seen = psutil.Process(), []
+    process = psutil.Process()
+    seen: list[tuple[int, int]] = []
 
     def progress(state: Progress) -> None:
         if not seen or seen[-1][0] != state.packs_done:

@@ -84,7 +84,8 @@ def _one_length(tokens: int, heads: int, groups: int, features: int, dtype: torc
 def _check(found: Any, q: Any, k: Any, v: Any, rule: ScoreRule, facts: TokenFacts, names: tuple[str, ...]) -> None:
     """The last rows against the reference in float64; raises where one is off."""
     rows = slice(q.shape[1] - CHECKED_ROWS, q.shape[1])
-    own = facts.own_N[rows] if facts.own_N is not None else None
+    assert facts.own_N is not None, "self-attention"
+    own = facts.own_N[rows]
     some = TokenFacts(
         first_N=facts.first_N[rows], own_N=own, ids_N=facts.ids_N[rows], ids_M=facts.ids_M, special_M=facts.special_M
     )
