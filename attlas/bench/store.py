@@ -90,8 +90,8 @@ def bench_store(
     readers: dict[str, Callable[[], float | None]] = {
         OURS: partial(_read_ours, factors), ZARR: partial(_read_zarr, factors), RAW: partial(_read_raw, factors),
     }  # fmt: skip
+    _try_to_write(factors)
     try:
-        _try_to_write(factors)
         written = run_rounds(
             writers,
             rounds=trial.rounds,
@@ -163,8 +163,9 @@ def _open(factors: _Factors, contender: str) -> Store:
 
 def _try_to_write(factors: _Factors) -> None:
     """Raise InputError, before any time is taken, where the place takes no file."""
+    store = _open(factors, RAW)
     try:
-        sync(_open(factors, RAW).set("try", default_buffer_prototype().buffer.from_bytes(b"try")))
+        sync(store.set("try", default_buffer_prototype().buffer.from_bytes(b"try")))
     except Exception as error:  # whatever the filesystem of a URL raises
         raise InputError(
             f"cannot write under {factors.where.rpartition('/')[0]}: {first_line(error)}; give --store a folder or a "
