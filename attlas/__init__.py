@@ -5,13 +5,15 @@ Importing this package is light: torch, transformers, zarr and xarray are loaded
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attlas import analysis as analysis
     from attlas import plots as plots
-    from attlas.driver import capture as capture
+    from attlas.capture.run import capture as capture
     from attlas.storage import Atlas as Atlas
     from attlas.storage import open_atlas as open_atlas
     from attlas.storage import verify as verify
@@ -21,11 +23,22 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Atlas": "attlas.storage",
-    "capture": "attlas.driver",
+    "capture": "attlas.capture.run",
     "open_atlas": "attlas.storage",
     "verify": "attlas.storage",
 }
 _PACKAGES = ("analysis", "plots")
+
+
+class _Package(ModuleType):
+    """Keeps `attlas.capture` the function: importing the room of that name would put the package in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

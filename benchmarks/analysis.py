@@ -19,9 +19,9 @@ import click
 import numpy as np
 
 import attlas
-from attlas.analysis.corpus import find_corpus
 from attlas.analysis.survey import Asked, survey_atlas
 from attlas.bench.dense import dense_maps, distance_edges
+from attlas.jobs.corpus import find_corpus
 
 
 @click.command(help=__doc__)

@@ -115,7 +115,7 @@ def offload(model: str, weights: str, tokens: int) -> None:
 
     anonymous: what the kernel cannot drop and read again; weights that are mapped from a file as they are do not count.
     """
-    from attlas.engine.selection import parse_bytes
+    from attlas.engine.passage.selection import parse_bytes
 
     spawn = multiprocessing.get_context("spawn")
     for limit in (None, parse_bytes(weights)):

@@ -49,7 +49,7 @@ def run_eager(model: str, lengths: list[int], batch: int) -> dict[str, Any]:
 
 def run_attlas(model: str, lengths: list[int], keep: str) -> dict[str, Any]:
     import attlas
-    from attlas.engine.models import load_model
+    from attlas.engine.model.load import load_model
 
     loaded = load_model(model, dtype="float32", device="cpu")
     ids = texts(loaded.config.get_text_config().vocab_size, lengths)

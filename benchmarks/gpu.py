@@ -13,10 +13,10 @@ import click
 import numpy as np
 import torch
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels import reference
 from attlas.engine.kernels.reference import TokenFacts
-from attlas.engine.rules import ScoreRule
-from attlas.engine.statistics import statistic_names
+from attlas.engine.kernels.row_statistics import statistic_names
 
 CHECKED_ROWS = 256
 

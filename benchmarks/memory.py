@@ -21,8 +21,8 @@ def measure(model: str, tokens: int, keep: str, memory: int | None) -> dict[str,
     import torch
 
     import attlas
-    from attlas.driver import plan_capture
-    from attlas.engine.models import load_model
+    from attlas.capture.plan import plan_capture
+    from attlas.engine.model.load import load_model
 
     loaded = load_model(model, dtype="float32", device="cpu")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

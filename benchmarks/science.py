@@ -21,7 +21,7 @@ import xarray as xr
 import attlas
 from attlas import analysis
 from attlas.analysis.probe import repeated_documents
-from attlas.engine.models import load_model
+from attlas.engine.model.load import load_model
 
 TOPICS = ("execmodel", "exceptions", "class", "function", "customization", "compound")
 

@@ -29,11 +29,11 @@ from transformers import LlamaConfig, LlamaModel
 
 import attlas
 from attlas import analysis
-from attlas.analysis.corpus import find_corpus
 from attlas.bench.dense import dense_block, distance_edges
 from attlas.bench.guard import Pair, Verdict, judge, load, measure, record, save
 from attlas.bench.machine import find_machine
 from attlas.bench.trial import plain_forward
+from attlas.jobs.corpus import find_corpus
 
 RECORDED = Path(__file__).with_name("smoke.json")
 RUNS = 7

@@ -16,7 +16,7 @@ import click
 import torch
 
 import attlas
-from attlas.engine.models import load_model
+from attlas.engine.model.load import load_model
 
 
 @click.command(help=__doc__)

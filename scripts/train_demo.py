@@ -1,6 +1,6 @@
 """Train the embedded model: a byte-level causal transformer in which previous-token and induction heads form.
 
-    python scripts/train_demo.py                     # writes attlas/engine/demo, minutes on two cores
+    python scripts/train_demo.py                     # writes attlas/engine/model/demo, minutes on two cores
     python scripts/train_demo.py --out /tmp/demo     # the same bytes somewhere else
 
 The text is generated: random spans of bytes or of made-up words, each repeated after a random gap. What comes inside

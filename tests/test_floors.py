@@ -11,17 +11,11 @@ import attlas
 
 ROOT = Path(attlas.__file__).parent
 GROUND = ("errors", "progress")
-MAY = {
-    "engine": set[str](),
-    "storage": {"engine"},
-    "actors": {"engine", "storage", "in_process"},
-    "in_process": {"engine", "storage"},
-    "driver": {"engine", "storage", "actors", "in_process"},
-    "analysis": {"engine", "storage", "actors"},
-    "plots": {"analysis", "bench"},
-    "bench": {"engine", "storage", "actors", "analysis", "driver"},
-    "cli": {"engine", "storage", "actors", "analysis", "driver", "in_process", "plots", "bench"},
-}
+FLOORS = ("engine", "storage", "actors", "capture", "jobs", "analysis", "plots", "bench", "cli")
+"""From the lowest to the highest: a floor may import those below it, and all may import GROUND."""
+MAY = {floor: {*FLOORS[:place]} for place, floor in enumerate(FLOORS)}
+MAY["plots"] |= {"bench"}  # a report is drawn
+MAY["bench"] -= {"plots"}
 """A floor -> the floors it stands on; all stand on GROUND."""
 NOT_IN_THE_ENGINE = {"ray", "zarr", "xarray", "dask", "click", "rich", "matplotlib"}
 

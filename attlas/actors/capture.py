@@ -20,23 +20,19 @@ from attlas.actors.plan import ShardPlan, cut_layers, fit, layer_costs, shard_sh
 from attlas.actors.queue import PackQueue
 from attlas.actors.replica import RemoteStage, Replica
 from attlas.actors.worker import Job, Loading, PackWork
-from attlas.engine.documents import Document, Pack
-from attlas.engine.estimate import ModelShape
-from attlas.engine.headroom import Headroom
-from attlas.engine.layout import KindLayout, ModelLayout
-from attlas.engine.models import (
-    LoadedModel,
-    identity_of,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
-from attlas.engine.passage import passages
-from attlas.engine.probe import probe_stages
-from attlas.engine.shard import Stack, find_stacks, meta_model
-from attlas.engine.support import check_supported
+from attlas.engine.model.identity import identity_of
+from attlas.engine.model.layout import KindLayout, ModelLayout
+from attlas.engine.model.load import LoadedModel, load_model
+from attlas.engine.model.probe import probe_stages
+from attlas.engine.model.shape import ModelShape, with_offload
+from attlas.engine.model.shard import Stack, find_stacks, meta_model
+from attlas.engine.model.source import load_config
+from attlas.engine.model.support import check_supported
+from attlas.engine.model.tokenizer import load_tokenizer
+from attlas.engine.passage.documents import Document, Pack
+from attlas.engine.passage.headroom import Headroom
+from attlas.engine.passage.passage import passages
 from attlas.errors import ClusterError, InputError, first_line
-from attlas.in_process import with_offload
 from attlas.progress import Progress
 from attlas.storage import AtlasWriter
 from attlas.storage.stores import Where

@@ -14,12 +14,12 @@ from itertools import accumulate, pairwise
 from accelerate.utils import compute_module_sizes
 from transformers import PreTrainedModel
 
-from attlas.engine.estimate import ModelShape, shape_of
-from attlas.engine.models import DTYPES
-from attlas.engine.selection import parse_bytes
-from attlas.engine.shard import Stack, find_stacks
-from attlas.engine.sizes import MemoryParts, Sizes, plan_sizes
-from attlas.engine.support import interface_modules
+from attlas.engine.model.load import DTYPES
+from attlas.engine.model.shape import ModelShape, shape_of
+from attlas.engine.model.shard import Stack, find_stacks
+from attlas.engine.model.support import interface_modules
+from attlas.engine.passage.selection import parse_bytes
+from attlas.engine.passage.sizes import MemoryParts, Sizes, plan_sizes
 from attlas.errors import InputError
 
 __all__ = [

@@ -20,8 +20,8 @@ from ray.exceptions import RayError, RayTaskError
 from attlas.actors.log import log_event
 from attlas.actors.replica import Replica
 from attlas.actors.worker import PackKey, PackReport, PackWork
-from attlas.engine.documents import Pack
-from attlas.engine.headroom import Headroom
+from attlas.engine.passage.documents import Pack
+from attlas.engine.passage.headroom import Headroom
 from attlas.errors import AttlasError, ClusterError, first_line
 from attlas.progress import ShardShare
 

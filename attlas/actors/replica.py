@@ -28,7 +28,7 @@ CLOSE_SECONDS = 5.0
 
 
 class RemoteStage:
-    """Implements attlas.engine.probe.ProbeStage for a shard actor."""
+    """Implements attlas.engine.model.probe.ProbeStage for a shard actor."""
 
     def __init__(self, actor: ActorHandle[Any]) -> None:
         self.actor = actor

@@ -20,15 +20,16 @@ from typing import Any
 import torch
 import zarr
 
-from attlas.engine.documents import Pack
-from attlas.engine.headroom import Headroom, release_memory
-from attlas.engine.layout import KindLayout, LayerLayout, ModelLayout
-from attlas.engine.models import Placement, load_shard, weight_digests
-from attlas.engine.passage import Passage
-from attlas.engine.probe import LocalStage, own_layout
-from attlas.engine.runner import PassageRun, ShardRunner
-from attlas.engine.shard import Stack
-from attlas.engine.support import interface_modules
+from attlas.engine.model.identity import weight_digests
+from attlas.engine.model.layout import KindLayout, LayerLayout, ModelLayout
+from attlas.engine.model.load import Placement, load_shard
+from attlas.engine.model.probe import LocalStage, own_layout
+from attlas.engine.model.shard import Stack
+from attlas.engine.model.support import interface_modules
+from attlas.engine.passage.documents import Pack
+from attlas.engine.passage.headroom import Headroom, release_memory
+from attlas.engine.passage.passage import Passage
+from attlas.engine.passage.runner import PassageRun, ShardRunner
 from attlas.storage import PackWriter
 from attlas.storage.stores import Where, open_root
 

@@ -5,8 +5,8 @@ May import the engine and storage, and joins a Ray cluster through actors; nothi
 
 from attlas.analysis.ask import Explanation, explain, head_diversity, head_roles, statistics
 from attlas.analysis.probe import probe_heads, sink_metric
-from attlas.analysis.results import saved_results
 from attlas.analysis.tables import to_frame, write_table
+from attlas.jobs.results import saved_results
 
 __all__ = [
     "Explanation",

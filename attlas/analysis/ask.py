@@ -10,10 +10,10 @@ import xarray as xr
 
 from attlas.analysis.diversity import PAIR_ROWS, measure_diversity
 from attlas.analysis.quantities import QUANTITIES, ROLES
-from attlas.analysis.results import find_result
-from attlas.analysis.schedule import Moved, workers_of
 from attlas.analysis.survey import LEVELS, THRESHOLDS, Asked, plan_survey, survey_atlas
 from attlas.errors import InputError, TierError
+from attlas.jobs.results import find_result
+from attlas.jobs.schedule import Moved, workers_of
 from attlas.storage import Atlas
 
 __all__ = ["Explanation", "explain", "head_diversity", "head_roles", "statistics"]

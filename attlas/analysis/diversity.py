@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
-from attlas.analysis.load import source_of
 from attlas.analysis.pairs import Pairs, finish_pairs, measure_pairs, plan_pairs
-from attlas.analysis.results import find_result, keep_result
-from attlas.analysis.schedule import Moved, run_groups, workers_of
 from attlas.analysis.survey import Asked, plan_survey, shard_tokens, survey_atlas
 from attlas.errors import TierError
+from attlas.jobs.load import source_of
+from attlas.jobs.results import find_result, keep_result
+from attlas.jobs.schedule import Moved, run_groups, workers_of
 from attlas.storage import Atlas
 
 __all__ = ["PAIR_ROWS", "cluster_members", "effective_number", "measure_diversity"]

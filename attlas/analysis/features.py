@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from attlas.engine.kernels.row_statistics import FINE_BINS
 from attlas.engine.kernels.survey import REACH
-from attlas.engine.statistics import FINE_BINS
 
 __all__ = ["LOCAL", "OFFSETS", "SCALARS", "Features", "Sums", "joined"]
 

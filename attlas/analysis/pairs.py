@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attlas.analysis.blocks import Block, layer_blocks
-from attlas.analysis.corpus import Corpus
 from attlas.analysis.layer import cosine
-from attlas.analysis.load import Source, load_factors, load_rows
-from attlas.analysis.sampling import draw
 from attlas.engine.kernels.divergence import shannon_distances
 from attlas.engine.kernels.reference import weights
+from attlas.jobs.blocks import Block, layer_blocks
+from attlas.jobs.corpus import Corpus
+from attlas.jobs.load import Source, load_factors, load_rows
+from attlas.jobs.sampling import draw
 
 __all__ = ["Pairs", "finish_pairs", "measure_pairs", "plan_pairs"]
 

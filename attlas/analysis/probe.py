@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import attlas
 from attlas.analysis.ask import head_roles, statistics
-from attlas.analysis.corpus import find_corpus
 from attlas.errors import InputError
+from attlas.jobs.corpus import find_corpus
 from attlas.storage import Atlas
 
 __all__ = ["EPSILON", "REPEATED", "probe_heads", "repeated_documents", "sink_metric"]
@@ -126,7 +126,7 @@ def _diagonal(page: xr.Dataset, offset: int) -> NDArray[np.float64]:
 def _vocabulary(model: Any, options: dict[str, Any]) -> int:
     config = getattr(model, "config", None)
     if config is None:
-        from attlas.engine.models import load_config
+        from attlas.engine.model.source import load_config
 
         config = load_config(model, revision=options.get("revision"))
     return int(config.get_text_config().vocab_size)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.analysis.features import LOCAL, OFFSETS, Sums
-from attlas.engine.statistics import (
+from attlas.engine.kernels.row_statistics import (
     gini_from_histogram,
     quantiles_from_histogram,
     share_below,

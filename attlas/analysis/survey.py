@@ -11,19 +11,19 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from attlas.analysis.blocks import Plan, plan_blocks
-from attlas.analysis.corpus import find_corpus
 from attlas.analysis.features import Features
 from attlas.analysis.layer import LayerAnswer, finish_layer
-from attlas.analysis.load import source_of
 from attlas.analysis.measure import measure_block
 from attlas.analysis.quantities import Quantity
 from attlas.analysis.question import Question
-from attlas.analysis.results import find_result, keep_result
-from attlas.analysis.schedule import Moved, check_scheduler, run_groups, workers_of
+from attlas.engine.kernels.row_statistics import FINE_BINS, HISTOGRAM_BINS
 from attlas.engine.kernels.survey import distance_edges
-from attlas.engine.statistics import FINE_BINS, HISTOGRAM_BINS
 from attlas.errors import InputError
+from attlas.jobs.blocks import Plan, plan_blocks
+from attlas.jobs.corpus import find_corpus
+from attlas.jobs.load import source_of
+from attlas.jobs.results import find_result, keep_result
+from attlas.jobs.schedule import Moved, check_scheduler, run_groups, workers_of
 from attlas.storage import Atlas
 
 __all__ = ["LEVELS", "THRESHOLDS", "Asked", "interval", "plan_survey", "shard_tokens", "survey_atlas"]

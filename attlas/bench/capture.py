@@ -18,7 +18,7 @@ from attlas.bench.machine import find_machine
 from attlas.bench.report import Limit, Report, Row
 from attlas.bench.rounds import Contender, Timings, run_rounds
 from attlas.bench.trial import Ids, Subject, Trial, plain_forward, sides
-from attlas.engine.models import load_model
+from attlas.engine.model.load import load_model
 from attlas.storage import Atlas, store_bytes
 
 __all__ = ["FORWARD", "bench_capture", "visible_cells"]

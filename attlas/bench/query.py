@@ -22,7 +22,7 @@ from attlas.bench.trial import Ids, Subject, Trial
 from attlas.errors import DisagreementError, InputError
 from attlas.storage import store_bytes
 from attlas.storage.schema import map_group
-from attlas.storage.shard_reader import KEPT_BYTES
+from attlas.storage.zarr_shard_reader import KEPT_BYTES
 
 __all__ = ["PLAIN", "Place", "Way", "bench_query", "check_equal", "ways_to"]
 

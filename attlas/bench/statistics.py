@@ -11,7 +11,6 @@ import xarray as xr
 
 import attlas
 from attlas import analysis
-from attlas.analysis.corpus import find_corpus
 from attlas.bench.capture import visible_cells
 from attlas.bench.dense import dense_maps, distance_edges
 from attlas.bench.limits import Limits
@@ -20,6 +19,7 @@ from attlas.bench.report import Limit, Report, Row
 from attlas.bench.rounds import Contender, Timings, run_rounds
 from attlas.bench.trial import Ids, Subject, Trial
 from attlas.errors import DisagreementError, InputError
+from attlas.jobs.corpus import find_corpus
 from attlas.storage import Atlas
 from attlas.storage.schema import map_group
 

@@ -22,8 +22,8 @@ from attlas.bench.machine import find_machine
 from attlas.bench.report import Limit, Report, Row
 from attlas.bench.rounds import Timings, run_rounds
 from attlas.bench.trial import Subject, Trial
-from attlas.driver import CapturePlan, plan_capture
-from attlas.engine.blocks import LayerBlock
+from attlas.capture.plan import CapturePlan, plan_capture
+from attlas.engine.listeners.sink import LayerBlock
 from attlas.errors import DisagreementError, InputError, first_line
 from attlas.storage import AtlasSpec, AtlasWriter, open_atlas
 from attlas.storage.pack_writer import to_stored

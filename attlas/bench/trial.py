@@ -12,10 +12,11 @@ import torch
 from transformers import PreTrainedModel
 
 from attlas.bench.limits import Limits, measure_limits
-from attlas.engine.estimate import ModelShape, shape_of
-from attlas.engine.models import LoadedModel, ends_of_positions, load_model, position_limit
-from attlas.engine.probe import layout_of
-from attlas.engine.tokenize import Text, make_documents
+from attlas.engine.model.load import LoadedModel, load_model
+from attlas.engine.model.positions import ends_of_positions, position_limit
+from attlas.engine.model.probe import layout_of
+from attlas.engine.model.shape import ModelShape, shape_of
+from attlas.engine.passage.tokenize import Text, make_documents
 from attlas.errors import InputError
 
 __all__ = ["Ids", "Subject", "Trial", "plain_forward", "sides"]

@@ -90,7 +90,7 @@ def choices_of(
     seed: int,
 ) -> dict[str, Any]:
     """The options as `attlas.analysis` takes them; a share of the rows becomes their number."""
-    from attlas.analysis.corpus import find_corpus
+    from attlas.jobs.corpus import find_corpus
 
     count = None if sample is None or sample.endswith("%") else int(sample)
     if sample is not None and sample.endswith("%"):

@@ -15,7 +15,7 @@ from attlas.errors import TooLittleMemoryError
 
 if TYPE_CHECKING:
     from attlas.actors.plan import ClusterPlan, Devices
-    from attlas.engine.sizes import Sizes
+    from attlas.engine.passage.sizes import Sizes
 
 __all__ = ["command"]
 
@@ -70,11 +70,11 @@ def command(
       attlas plan meta-llama/Llama-3.1-8B --tokens 131072
       attlas plan meta-llama/Llama-3.1-70B --tokens 131072 --devices 8x80GB
     """
-    from attlas.engine.estimate import shape_of, tier_bytes
-    from attlas.engine.models import load_config
-    from attlas.engine.shard import meta_model
-    from attlas.engine.sizes import plan_sizes
-    from attlas.engine.support import check_supported
+    from attlas.engine.model.shape import shape_of, tier_bytes
+    from attlas.engine.model.shard import meta_model
+    from attlas.engine.model.source import load_config
+    from attlas.engine.model.support import check_supported
+    from attlas.engine.passage.sizes import plan_sizes
 
     if devices is not None and address is not None:
         raise click.UsageError("--devices describes a cluster, --address names one: give one of them")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from attlas.engine.selection import parse_bytes, parse_queries
+from attlas.engine.passage.selection import parse_bytes, parse_queries
 from attlas.errors import InputError
 
 __all__ = ["INDICES", "LAYERS", "MEMORY", "QUERIES", "SHARDS", "Indices", "Layers", "Memory", "Queries", "Shards"]

@@ -3,10 +3,10 @@
 May import the engine; nothing of actors, analysis or the command line.
 """
 
-from attlas.storage.checks import Check, VerifyReport, verify
+from attlas.storage.atlas import Atlas, open_atlas
 from attlas.storage.pack_writer import PackWriter
-from attlas.storage.reader import Atlas, open_atlas
 from attlas.storage.stores import store_bytes
+from attlas.storage.verification import Check, VerifyReport, verify
 from attlas.storage.writer import AtlasSpec, AtlasWriter, stored_spans
 
 __all__ = [

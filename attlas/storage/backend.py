@@ -10,7 +10,7 @@ import xarray as xr
 from xarray.backends import BackendEntrypoint
 
 from attlas.errors import AttlasError, InputError
-from attlas.storage.reader import open_atlas
+from attlas.storage.atlas import open_atlas
 from attlas.storage.stores import holds_atlas, open_store
 
 __all__ = ["AttlasBackend"]

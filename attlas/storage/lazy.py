@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels.reference import TokenFacts, row_statistics, weights
-from attlas.engine.rules import ScoreRule
 from attlas.storage.schema import rule_from_store
-from attlas.storage.shard_reader import ShardReaders
+from attlas.storage.zarr_shard_reader import ShardReaders
 
 __all__ = ["DocumentRows", "LazyAttention", "LazyRows", "LazyStatistic", "StatisticRows"]
 

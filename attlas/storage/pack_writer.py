@@ -11,20 +11,20 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from attlas.engine.blocks import LayerBlock, MapTile
-from attlas.engine.documents import Pack
-from attlas.engine.layout import KindLayout
+from attlas.engine.listeners.sink import LayerBlock, MapTile
+from attlas.engine.model.layout import KindLayout
+from attlas.engine.passage.documents import Pack
 from attlas.errors import MissingAttentionError
 from attlas.storage import schema
-from attlas.storage.behind import WriteBehind
-from attlas.storage.map_shards import write_map_rows
-from attlas.storage.shards import encode, store_shard, takes_raw_shards
+from attlas.storage.write_behind import WriteBehind
+from attlas.storage.zarr_map_shards import write_map_rows
+from attlas.storage.zarr_shards import encode, store_shard, takes_raw_shards
 
 __all__ = ["PackWriter", "to_stored"]
 
 
 class PackWriter:
-    """Implements `attlas.engine.blocks.Sink` for one pack.
+    """Implements `attlas.engine.listeners.sink.Sink` for one pack.
 
     A shard is written once, whole, the moment its last row comes, by a thread beside the forward pass: no shard is ever
     read back to be changed. In memory lie the unfinished shards (one of each factor and layer, one of each row array

@@ -16,11 +16,11 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
-from attlas.engine.documents import ROW_AXES, Document, Pack
-from attlas.engine.layout import KINDS, KindLayout
-from attlas.engine.rules import PositionBias, ScoreRule
-from attlas.engine.sizes import FACTOR_TOKENS
-from attlas.engine.statistics import HISTOGRAM_BINS, STATISTICS, histogram_edges, statistic_names
+from attlas.engine.attention.score_rule import PositionBias, ScoreRule
+from attlas.engine.kernels.row_statistics import HISTOGRAM_BINS, STATISTICS, histogram_edges, statistic_names
+from attlas.engine.model.layout import KINDS, KindLayout
+from attlas.engine.passage.documents import ROW_AXES, Document, Pack
+from attlas.engine.passage.sizes import FACTOR_TOKENS
 from attlas.errors import CorruptAtlasError, UnsupportedModelError
 
 __all__ = [

@@ -15,9 +15,9 @@ import zarr
 from zarr.abc.store import Store
 
 import attlas
-from attlas.engine.documents import Document, Pack
-from attlas.engine.headroom import Headroom
-from attlas.engine.layout import KindLayout
+from attlas.engine.model.layout import KindLayout
+from attlas.engine.passage.documents import Document, Pack
+from attlas.engine.passage.headroom import Headroom
 from attlas.errors import InputError, StoreExistsError
 from attlas.storage import schema
 from attlas.storage.pack_writer import PackWriter

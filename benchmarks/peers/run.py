@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a script sees its own folder only
 
 from attlas.bench.limits import measure_limits  # noqa: E402
-from attlas.engine.selection import parse_bytes  # noqa: E402
+from attlas.engine.passage.selection import parse_bytes  # noqa: E402
 from benchmarks.peers.contenders import CONTENDERS, Contender  # noqa: E402
 from benchmarks.peers.correctness import Check, check_all  # noqa: E402
 from benchmarks.peers.environments import make_environment, versions  # noqa: E402

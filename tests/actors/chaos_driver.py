@@ -24,7 +24,7 @@ def corpus(documents: int = DOCUMENTS, *, seed: int = 0) -> list[str]:
 
 
 def plan_small_packs(lengths: Any, *, pack_tokens: int, block: int) -> Any:
-    from attlas.engine.documents import plan_packs
+    from attlas.engine.passage.documents import plan_packs
 
     return plan_packs(lengths, pack_tokens=min(pack_tokens, PACK_TOKENS), block=block)
 

@@ -12,13 +12,16 @@ import torch
 import zarr
 
 from attlas.actors.worker import Job, Loading, PackWork, ShardWorker
-from attlas.driver import plan_capture
-from attlas.engine.headroom import Headroom
-from attlas.engine.layout import ModelLayout, layer_span
-from attlas.engine.models import LoadedModel, identity_of, load_config, load_tokenizer
-from attlas.engine.passage import passages
-from attlas.engine.probe import LocalStage, probe_stages
-from attlas.engine.shard import find_stacks, meta_model
+from attlas.capture.plan import plan_capture
+from attlas.engine.model.identity import identity_of
+from attlas.engine.model.layout import ModelLayout, layer_span
+from attlas.engine.model.load import LoadedModel
+from attlas.engine.model.probe import LocalStage, probe_stages
+from attlas.engine.model.shard import find_stacks, meta_model
+from attlas.engine.model.source import load_config
+from attlas.engine.model.tokenizer import load_tokenizer
+from attlas.engine.passage.headroom import Headroom
+from attlas.engine.passage.passage import passages
 from attlas.storage import AtlasSpec, AtlasWriter
 
 

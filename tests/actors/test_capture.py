@@ -20,6 +20,7 @@ from transformers import AutoModel, LlamaConfig
 
 import attlas
 from attlas.actors.log import LOGGER
+from attlas.capture import plan as plan_module
 from attlas.errors import ClusterError, InputError, PacksFailedError
 from attlas.progress import Progress
 from tests.actors.chaos_driver import corpus, plan_small_packs
@@ -47,7 +48,7 @@ def events() -> Iterator[list[dict[str, Any]]]:
 @pytest.fixture
 def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
 
-    monkeypatch.setattr("attlas.driver.plan_packs", plan_small_packs)
+    monkeypatch.setattr(plan_module, "plan_packs", plan_small_packs)
 
 
 @pytest.mark.usefixtures("small_packs")

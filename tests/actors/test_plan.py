@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attlas.actors.plan import Devices, LayerCost, cut_layers, fit, parse_devices, plan_cluster
-from attlas.engine.models import load_config
-from attlas.engine.shard import Stack, meta_model
+from attlas.engine.model.shard import Stack, meta_model
+from attlas.engine.model.source import load_config
 from attlas.errors import InputError
 from tests.families import BY_NAME, build_model
 

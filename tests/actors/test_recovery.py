@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 import attlas
 from attlas.actors.log import LOGGER
 from attlas.actors.replica import Replica
+from attlas.capture import plan as plan_module
 from attlas.progress import Progress
 from tests.actors.chaos_driver import OPTIONS, corpus, plan_small_packs
 from tests.actors.pipeline import assert_atlases_equal
@@ -47,7 +48,7 @@ def two_nodes() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, patch = tmp_path_factory.mktemp("calm"), pytest.MonkeyPatch()
-    patch.setattr("attlas.driver.plan_packs", plan_small_packs)
+    patch.setattr(plan_module, "plan_packs", plan_small_packs)
     for keep in ("factors", "statistics"):
         attlas.capture("demo", corpus(), folder / keep, keep=keep, shards=2, replicas=2, **OPTIONS)
     patch.undo()
@@ -66,7 +67,7 @@ def test_capture_survives(
         address = "private" if private else request.getfixturevalue("two_nodes").address
         told = drive_and_kill(store, keep, address, packs, moment)
     else:
-        monkeypatch.setattr("attlas.driver.plan_packs", plan_small_packs)
+        monkeypatch.setattr(plan_module, "plan_packs", plan_small_packs)
         told = capture_and_kill(kind, store, keep, request.getfixturevalue("two_nodes"), packs, moment, draw)
     print(f"seed {seed}: {kind} killed after {packs} packs and {moment:.2f} s, {keep}: {told}")
     assert_atlases_equal(store, undisturbed[keep])

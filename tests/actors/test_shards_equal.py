@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import attlas
-from attlas.engine.models import load_config
-from attlas.engine.shard import find_stacks, meta_model
+from attlas.engine.model.shard import find_stacks, meta_model
+from attlas.engine.model.source import load_config
 from attlas.errors import UnsupportedModelError
 from tests.actors.pipeline import assert_atlases_equal, capture_in_shards
 from tests.families import BY_NAME, FAMILIES, Family, build_model, documents

@@ -8,11 +8,11 @@ import pytest
 
 from attlas.actors import worker as module
 from attlas.actors.worker import Job, Loading, PackWork, ShardWorker
-from attlas.driver import plan_capture
-from attlas.engine.headroom import Headroom
-from attlas.engine.models import load_model
-from attlas.engine.passage import passages
-from attlas.engine.probe import layout_of
+from attlas.capture.plan import plan_capture
+from attlas.engine.model.load import load_model
+from attlas.engine.model.probe import layout_of
+from attlas.engine.passage.headroom import Headroom
+from attlas.engine.passage.passage import passages
 from attlas.errors import MissingAttentionError
 from attlas.storage import AtlasSpec, AtlasWriter
 

@@ -97,7 +97,7 @@ def test_statistics_equal_brute_force(rule: str, window: int | None) -> None:
 
 def test_documents_that_span_blocks_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one shard: documents are cut, and joined again."""
-    monkeypatch.setattr("attlas.analysis.blocks.BLOCK_ROWS", 64)
+    monkeypatch.setattr("attlas.jobs.blocks.BLOCK_ROWS", 64)
     made = synthetic((150, 7, 90, 200), seed=4)
     found = survey_atlas(write(made, "spanning"), ASKED)
     for i in range(4):

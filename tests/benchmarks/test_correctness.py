@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel
 
 import attlas
-from attlas.engine.models import DEMO_FOLDER
+from attlas.engine.model.source import DEMO_FOLDER
 from benchmarks.peers.contenders import CONTENDERS, Contender
 from benchmarks.peers.correctness import Check, check_all, entropy, largest_difference, sampled
 from benchmarks.peers.watch import OK, Watched

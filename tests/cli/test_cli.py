@@ -17,6 +17,7 @@ import torch
 from click.testing import CliRunner, Result
 
 import attlas
+from attlas.capture import plan as plan_module
 from attlas.cli import main
 from attlas.errors import PacksFailedError
 from tests.actors.chaos_driver import plan_small_packs
@@ -284,7 +285,7 @@ def test_plan_lays_out_a_cluster(tmp_path: Path) -> None:
 
 def test_info_names_a_failed_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One document's token has an embedding that is not a number: the others are captured."""
-    monkeypatch.setattr("attlas.driver.plan_packs", plan_small_packs)
+    monkeypatch.setattr(plan_module, "plan_packs", plan_small_packs)
     model = build_model(BY_NAME["llama"])
     with torch.no_grad():
         model.get_input_embeddings().weight[7] = float("nan")  # type: ignore[operator]

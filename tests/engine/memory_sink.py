@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from attlas.engine.blocks import LayerBlock, MapTile
+from attlas.engine.listeners.sink import LayerBlock, MapTile
 
 
 class MemorySink:
-    """Implements `attlas.engine.blocks.Sink`."""
+    """Implements `attlas.engine.listeners.sink.Sink`."""
 
     def __init__(self) -> None:
         self.blocks: list[LayerBlock] = []

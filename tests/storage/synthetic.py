@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attlas.engine.blocks import LayerBlock
-from attlas.engine.documents import Document, Pack, Tokens, plan_packs
+from attlas.engine.attention.score_rule import PositionBias, ScoreRule
 from attlas.engine.kernels.reference import TokenFacts, row_statistics
-from attlas.engine.layout import KindLayout
-from attlas.engine.rules import PositionBias, ScoreRule
+from attlas.engine.listeners.sink import LayerBlock
+from attlas.engine.model.layout import KindLayout
+from attlas.engine.passage.documents import Document, Pack, Tokens, plan_packs
 from attlas.storage import AtlasSpec, AtlasWriter
 
 FEATURES = 8
@@ -83,7 +83,7 @@ class Synthetic:
             first_N=np.zeros(length, dtype=np.int64), own_N=np.arange(length), ids_N=ids, ids_M=ids,
             special_M=self.documents[document].tokens["text"].special,
         )  # fmt: skip
-        from attlas.engine.statistics import statistic_names
+        from attlas.engine.kernels.row_statistics import statistic_names
 
         names = statistic_names(same_axis=True, sinks=self.kind.has_sinks) if keep == "statistics" else ()
         rows = row_statistics(

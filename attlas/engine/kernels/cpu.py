@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels import passes
 from attlas.engine.kernels.reference import Attended, RowStatistics, TokenFacts
-from attlas.engine.rules import ScoreRule
-from attlas.engine.statistics import HISTOGRAM_BINS
+from attlas.engine.kernels.row_statistics import HISTOGRAM_BINS
 
 __all__ = [
     "LN2",

@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels.reference import Attended, RowStatistics, TokenFacts
-from attlas.engine.rules import ScoreRule
 
 __all__ = ["attend", "supports"]
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels import cpu, reference, sdpa
 from attlas.engine.kernels.reference import TILE_BYTES, Attended, RowStatistics, TokenFacts
-from attlas.engine.rules import ScoreRule
 
 __all__ = ["Measure", "attend"]
 

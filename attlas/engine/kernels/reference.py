@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attlas.engine.rules import PositionBias, ScoreRule
-from attlas.engine.statistics import HISTOGRAM_BINS
+from attlas.engine.attention.score_rule import PositionBias, ScoreRule
+from attlas.engine.kernels.row_statistics import HISTOGRAM_BINS
 
 __all__ = ["Attended", "RowStatistics", "TokenFacts", "attend", "row_statistics", "weights"]
 
@@ -48,7 +48,7 @@ class TokenFacts:
 class RowStatistics:
     """lse_HN: log-sum-exp with the sink logit, in nats. statistics: name -> (H, N). Both in the kernel's dtype.
 
-    histogram_HB: int64 counts of the weights by `attlas.engine.statistics.histogram_edges`; head_gram_HH: float64,
+    histogram_HB: int64 counts of the weights by `histogram_edges`; head_gram_HH: float64,
     sum over cells of A_h A_g. Both None unless asked for.
     """
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels.reference import Attended, RowStatistics
-from attlas.engine.rules import ScoreRule
 
 __all__ = ["Piece", "attend", "cut", "supports"]
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels import passes, survey_passes
 from attlas.engine.kernels.cpu import LN2, Problem, Tokens, add_gram, spread
 from attlas.engine.kernels.reference import TokenFacts
-from attlas.engine.rules import ScoreRule
-from attlas.engine.statistics import FINE_BINS
+from attlas.engine.kernels.row_statistics import FINE_BINS
 
 __all__ = ["REACH", "Survey", "copies", "distance_edges", "survey"]
 

@@ -13,7 +13,7 @@ from numba import njit
 
 from attlas.engine.kernels import passes
 from attlas.engine.kernels.passes import FAST, LOG2E, MAXIMUM
-from attlas.engine.statistics import FINE_BINS, OCTAVES
+from attlas.engine.kernels.row_statistics import FINE_BINS, OCTAVES
 
 __all__ = ["MARKED", "MEAN", "MOMENTS", "SPREAD", "WEIGHT", "count_copies", "survey"]
 

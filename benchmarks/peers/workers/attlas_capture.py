@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from protocol import Work, run
 
 import attlas
-from attlas.engine.models import load_model, position_limit
+from attlas.engine.model.load import load_model
+from attlas.engine.model.positions import position_limit
 
 
 def load(folder: str, how: str) -> Work:

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels import cpu, reference
 from attlas.engine.kernels.reference import RowStatistics, TokenFacts
-from attlas.engine.rules import ScoreRule
-from attlas.engine.statistics import gini_from_histogram, statistic_names
+from attlas.engine.kernels.row_statistics import gini_from_histogram, statistic_names
 from tests import oracle
 from tests.engine.kernels.test_reference import MASKS, random_case, rules
 

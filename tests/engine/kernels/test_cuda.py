@@ -10,10 +10,10 @@ import torch
 
 cuda = pytest.importorskip("attlas.engine.kernels.cuda", reason="triton is made for Linux alone")
 
+from attlas.engine.attention.score_rule import ScoreRule  # noqa: E402
 from attlas.engine.kernels import reference  # noqa: E402
 from attlas.engine.kernels.reference import TokenFacts  # noqa: E402
-from attlas.engine.rules import ScoreRule  # noqa: E402
-from attlas.engine.statistics import statistic_names  # noqa: E402
+from attlas.engine.kernels.row_statistics import statistic_names  # noqa: E402
 from tests.engine.kernels.test_cpu import assert_largest, some_rows  # noqa: E402
 from tests.engine.kernels.test_reference import MASKS, random_case, rules  # noqa: E402
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attlas.engine.attention.score_rule import PositionBias, ScoreRule
 from attlas.engine.kernels import reference
 from attlas.engine.kernels.reference import TokenFacts, attend, row_statistics, weights
-from attlas.engine.rules import PositionBias, ScoreRule
-from attlas.engine.statistics import HISTOGRAM_BINS, histogram_edges, statistic_names
+from attlas.engine.kernels.row_statistics import HISTOGRAM_BINS, histogram_edges, statistic_names
 from tests.oracle import head_gram as oracle_head_gram
 from tests.oracle import row_statistics as oracle_row_statistics
 

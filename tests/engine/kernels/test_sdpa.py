@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels import reference, sdpa
-from attlas.engine.rules import ScoreRule
 from tests.engine.kernels.test_reference import MASKS, random_case, rules
 
 

@@ -1,0 +1,110 @@
+"""What a capture decides before the store is touched: documents, kept layers and heads, packs, sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from attlas.engine.model.layout import KindLayout, ModelLayout, keep_heads, keep_layers
+from attlas.engine.model.load import LoadedModel
+from attlas.engine.model.probe import layout_of
+from attlas.engine.model.shape import ModelShape, shape_of
+from attlas.engine.passage.documents import Document, Pack, plan_packs, with_chosen_rows
+from attlas.engine.passage.selection import parse_queries
+from attlas.engine.passage.sizes import Sizes, plan_sizes
+from attlas.engine.passage.tokenize import Text, make_documents
+
+__all__ = ["CapturePlan", "plan_capture"]
+
+
+CHUNKS_A_SHARD = 4
+"""Chunks of a long document for each shard of a pipeline: fewer would leave the shards waiting for one another."""
+
+
+PACKS_A_REPLICA = 4
+
+
+CHUNK_LEAST = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CapturePlan:
+    """Everything decided before the store is touched. `kinds` holds only the chosen layers and heads."""
+
+    layout: ModelLayout
+    kinds: tuple[KindLayout, ...]
+    documents: tuple[Document, ...]
+    packs: tuple[Pack, ...]
+    sizes: Sizes
+    pack_documents: bool
+
+
+def plan_capture(
+    loaded: LoadedModel,
+    texts: Text | Sequence[Text],
+    *,
+    layout: ModelLayout | None = None,
+    ids: Sequence[str] | None = None,
+    keep: str = "factors",
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    queries: str | Sequence[int] | None = None,
+    seed: int = 0,
+    max_tokens: int | None = None,
+    chunk_tokens: int | None = None,
+    memory: int | None = None,
+    extrapolate: bool = False,
+    shards: int = 1,
+    replicas: int = 1,
+    held: Callable[[ModelShape], ModelShape] | None = None,
+) -> CapturePlan:
+    """Check the documents and cut them into packs; writes nothing.
+
+    layout: the probe's; None: probe the model now. held: of the model's sizes, what counts against `memory`; None: all.
+    """
+    selection = None if queries is None else parse_queries(queries, seed)
+    layout = layout or layout_of(loaded)
+    kinds = layout.kinds()
+    if layers is not None:
+        kinds = keep_layers(kinds, layers)
+    if heads is not None:
+        kinds = keep_heads(kinds, heads)
+    documents = make_documents(
+        texts,
+        loaded,
+        ids=ids,
+        max_tokens=max_tokens,
+        position_offset=layout.position_offset,
+        extrapolate=extrapolate,
+    )
+    longest = max(sum(map(len, document.tokens.values())) for document in documents)
+    total = sum(sum(map(len, document.tokens.values())) for document in documents)
+    if selection is not None:
+        kinds = tuple(replace(kind, chosen_rows=True) for kind in kinds)
+        documents = [with_chosen_rows(document, selection) for document in documents]
+    lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()} for document in documents]
+    shape = shape_of(loaded.model, dtype=kinds[0].dtype)
+    if held is not None and memory is not None:  # without a budget the store is laid out alike for any number of shards
+        shape = held(shape)
+    sizes = plan_sizes(
+        shape,
+        keep=keep,
+        longest=longest,
+        total=total,
+        chunkable=layout.chunkable,
+        packable=layout.packable,
+        memory=memory,
+        chunk_tokens=chunk_tokens,
+        most_chunk=None if shards == 1 else max(CHUNK_LEAST, ceil(longest / (CHUNKS_A_SHARD * shards))),
+        most_pack=None if replicas == 1 else max(1, ceil(total / (PACKS_A_REPLICA * replicas))),
+    )
+    packs = plan_packs(lengths, pack_tokens=sizes.pack_tokens, block=sizes.block)
+    return CapturePlan(
+        layout=layout,
+        kinds=kinds,
+        documents=tuple(documents),
+        packs=packs,
+        sizes=sizes,
+        pack_documents=layout.packable,
+    )

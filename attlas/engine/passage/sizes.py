@@ -1,0 +1,196 @@
+"""How much goes through the model at once: one memory budget, turned into chunk, pack and block sizes. Pure functions.
+
+Without a budget the sizes are the largest that are of use; with one they are halved, the greediest first, until the
+predicted peak fits. The text is never shortened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from attlas.engine.kernels.row_statistics import statistic_names
+from attlas.engine.model.load import DTYPES
+from attlas.engine.model.shape import ModelShape
+from attlas.errors import InputError, TooLittleMemoryError
+
+__all__ = ["FACTOR_TOKENS", "MemoryParts", "Sizes", "plan_sizes"]
+
+CHUNK_TOKENS, CHUNK_LEAST = 4_096, 64
+PACK_TOKENS, WHOLE_PACK_TOKENS = 32_768, 8_192
+BLOCK_STEP, BLOCK_LEAST, BLOCK_MOST = 64, 256, 32_768
+FACTOR_TOKENS = 4_096
+"""Most tokens in a shard of q or k; larger blocks are multiples of it."""
+FACTOR_FILES = 100
+"""About how many shards of q and k are wanted at most: a longer token axis puts more layers into each."""
+GATHER_BYTES = 512 * 2**20
+QUEUE_BYTES = 256 * 2**20
+PROCESS_BYTES = 600 * 2**20
+"""What Python, torch, transformers and the compiled kernels take before a model is loaded; measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryParts:
+    """Bytes at the peak, by what takes them.
+
+    keys_values: K and V of every layer over the longest passage. forward: one chunk's activations. kernel: tiles and
+    row sums. gathered: rows that wait for their shard to fill, or to be written.
+    """
+
+    process: int
+    weights: int
+    keys_values: int
+    forward: int
+    kernel: int
+    gathered: int
+
+    @property
+    def total(self) -> int:
+        return self.process + self.weights + self.keys_values + self.forward + self.kernel + self.gathered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """chunk_tokens: the most query tokens in a forward pass; None: a pack goes whole. pack_tokens: the most tokens in a
+    pack; a longer document is a pack of its own. block: tokens in a shard of what is small, one number a row.
+    factor_layers: layers in a shard of q or k, at most.
+    """
+
+    chunk_tokens: int | None
+    pack_tokens: int
+    block: int
+    factor_layers: int
+    memory: MemoryParts
+
+
+def plan_sizes(
+    shape: ModelShape,
+    *,
+    keep: str,
+    longest: int,
+    total: int,
+    chunkable: bool,
+    packable: bool = True,
+    memory: int | None = None,
+    chunk_tokens: int | None = None,
+    most_chunk: int | None = None,
+    most_pack: int | None = None,
+) -> Sizes:
+    """Choose the sizes for documents of at most `longest` tokens, `total` in all.
+
+    packable: documents of a pack go through the model together. memory: bytes that the process may take.
+    chunk_tokens: the chunk asked for, taken as it is. most_chunk, most_pack: what a pipeline wants at most. Raises
+    TooLittleMemoryError, with the numbers, where no sizes fit, InputError where a chunk is asked of a model whose
+    layers see later tokens.
+    """
+    if chunk_tokens is not None and chunk_tokens < 1:
+        raise InputError(f"chunk_tokens is {chunk_tokens}: give 1 or more")
+    if not chunkable and chunk_tokens is not None and chunk_tokens < longest:
+        raise InputError(
+            f"chunk_tokens is {chunk_tokens}, but this model's layers see later tokens, so a document must go "
+            f"whole (the longest has {longest} tokens): leave chunk_tokens out"
+        )
+    pack = max(min(PACK_TOKENS if chunkable else WHOLE_PACK_TOKENS, total), 1)
+    pack = min(pack, most_pack or pack)
+    chunk = None if not chunkable else chunk_tokens or min(CHUNK_TOKENS, most_chunk or CHUNK_TOKENS, max(pack, longest))
+    most = min(BLOCK_MOST, max(BLOCK_LEAST, GATHER_BYTES // max(_row_bytes(shape, keep), 1)))
+    block = _whole_blocks(min(most, max(pack, longest)), total)
+
+    def sized(chunk: int | None, pack: int, block: int, layers: int) -> Sizes:
+        together = max(min(pack, total), longest) if packable else longest
+        parts = _memory(shape, keep, chunk, together, block, layers, longest, total)
+        return Sizes(chunk_tokens=chunk, pack_tokens=pack, block=block, factor_layers=layers, memory=parts)
+
+    sizes = sized(chunk, pack, block, _factor_layers(shape, block, total))
+    while memory is not None and sizes.memory.total > memory:
+        # each of these would make the peak smaller; take the one that helps most
+        smaller = []
+        now = (sizes.chunk_tokens, sizes.pack_tokens, sizes.block, sizes.factor_layers)
+        if sizes.block > BLOCK_LEAST:
+            smaller.append(sized(*now[:2], _whole_blocks(sizes.block // 2, total), now[3]))
+        if sizes.factor_layers > 1 and keep != "statistics":
+            smaller.append(sized(*now[:3], sizes.factor_layers // 2))
+        if sizes.pack_tokens > BLOCK_LEAST:
+            smaller.append(sized(now[0], sizes.pack_tokens // 2, *now[2:]))
+        if chunk_tokens is None and sizes.chunk_tokens is not None and sizes.chunk_tokens > CHUNK_LEAST:
+            smaller.append(sized(max(sizes.chunk_tokens // 2, CHUNK_LEAST), *now[1:]))
+        best = min(smaller, key=lambda one: one.memory.total, default=None)
+        if best is None or best.memory.total > sizes.memory.total:  # one that helps nothing may make way for the next
+            raise _too_little(sizes.memory, memory, longest, chunkable)
+        sizes = best
+    return sizes
+
+
+def _whole_blocks(tokens: int, total: int) -> int:
+    """A block of about `tokens` tokens, no larger than what there is, and whole shards of q and k."""
+    tokens = min(tokens, total)
+    step = BLOCK_STEP if tokens <= FACTOR_TOKENS else FACTOR_TOKENS
+    return max(BLOCK_STEP, -(-tokens // step) * step)
+
+
+def _factor_layers(shape: ModelShape, block: int, total: int) -> int:
+    """Layers in a shard of q or k: one, for as long as these are few; never more than GATHER_BYTES."""
+    layers, tokens = len(shape.layers), min(block, FACTOR_TOKENS)
+    wanted = ceil(2 * layers * ceil(total / tokens) / FACTOR_FILES)
+    widest = max(layer.heads * layer.features for layer in shape.layers) * DTYPES[shape.dtype].itemsize * tokens
+    return min(layers, wanted, max(1, GATHER_BYTES // widest))
+
+
+def _too_little(parts: MemoryParts, memory: int, longest: int, chunkable: bool) -> TooLittleMemoryError:
+    def told(size: int) -> str:
+        return f"{size / 1e9:.2f} GB"
+
+    whole = "" if chunkable else "; its layers see later tokens, so a document goes whole"
+    return TooLittleMemoryError(
+        f"a document of {longest} tokens does not fit into {told(memory)}: it takes at least {told(parts.total)} "
+        f"({told(parts.weights)} weights, {told(parts.keys_values)} keys and values, {told(parts.forward)} "
+        f"activations, {told(parts.process + parts.kernel + parts.gathered)} other{whole}) -- give more --memory, or "
+        "cut the document with --max-tokens",
+        least=parts.total,
+    )
+
+
+def _row_bytes(shape: ModelShape, keep: str) -> int:
+    """Bytes that one token's rows take in the shards that span all layers."""
+    names = len(statistic_names(same_axis=True, sinks=False)) if keep == "statistics" else 0
+    return sum(layer.heads for layer in shape.layers) * 4 * (1 + names) + len(shape.layers) * 8
+
+
+def _memory(
+    shape: ModelShape,
+    keep: str,
+    chunk: int | None,
+    together: int,
+    block: int,
+    factor_layers: int,
+    longest: int,
+    total: int,
+) -> MemoryParts:
+    """together: tokens of a pack, or of the longest document, if that is more."""
+    size = DTYPES[shape.dtype].itemsize
+    rows = together if chunk is None else min(chunk, together)
+    passage = max(rows, longest)  # documents of several chunks go alone
+    widest = max(shape.layers, key=lambda layer: layer.heads * layer.features)
+    own = widest.heads * (widest.features + widest.value_features)
+    keys = widest.kv_heads * (widest.features + widest.value_features)
+    factor_row = [layer.features * (layer.heads + layer.kv_heads) * size for layer in shape.layers]
+    held = sum(layer.kv_heads * (layer.features + layer.value_features) for layer in shape.layers) * passage * size
+    block = min(block, -(-together // BLOCK_STEP) * BLOCK_STEP)
+    gathered = _row_bytes(shape, keep) * block
+    if keep != "statistics":
+        tokens = min(block, FACTOR_TOKENS)
+        shard = widest.heads * widest.features * size * tokens * factor_layers
+        # a pass that ends within a shard of tokens leaves one half full in every layer
+        whole = rows == together or (longest == total and rows % tokens == 0)
+        gathered += sum(factor_row) * tokens if not whole else factor_layers * max(factor_row) * max(rows, tokens)
+        gathered += min(max(QUEUE_BYTES, shard), sum(factor_row) * together) + shard
+    if keep == "maps":
+        gathered += widest.heads * min(longest, 2_048) * longest * 4
+    return MemoryParts(
+        process=PROCESS_BYTES,
+        weights=shape.weight_bytes,
+        keys_values=held if rows < passage else 0,
+        forward=rows * (6 * shape.hidden + 3 * shape.intermediate + 3 * own + 3 * keys) * size,
+        kernel=rows * widest.heads * 200 + passage * keys * 4 + 64 * 2**20,
+        gathered=gathered + sum(layer.heads for layer in shape.layers) * block * 4,
+    )

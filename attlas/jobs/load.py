@@ -1,0 +1,136 @@
+"""Reading a block's rows from the store in whichever process the task runs.
+
+Suffixes: H heads, G kv heads, R rows, M keys, D features.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import LocalStore
+
+from attlas.engine.attention.score_rule import ScoreRule
+from attlas.engine.kernels.reference import TokenFacts
+from attlas.jobs.blocks import Block
+from attlas.storage import Atlas
+from attlas.storage.schema import rule_from_store
+from attlas.storage.zarr_shard_reader import ShardReaders
+
+__all__ = ["BlockRows", "Source", "load_factors", "load_rows", "source_of"]
+
+Indices = NDArray[np.int64]
+
+_OPEN: dict[tuple[str, str], ShardReaders] = {}
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Source:
+    """An atlas as a task carries it: where it lies, and when it was made, so that no process reads an older one."""
+
+    store: Any
+    created: str
+
+    @property
+    def readers(self) -> ShardReaders:
+        """Of the atlas's arrays of rows, opened once in a process."""
+        key = (repr(self.store), self.created)
+        with _LOCK:
+            if key not in _OPEN:
+                _OPEN[key] = ShardReaders(zarr.open_group(self.store, mode="r", zarr_format=3))
+            return _OPEN[key]
+
+    @property
+    def root(self) -> zarr.Group:
+        return self.readers.root
+
+    def array(self, path: str) -> zarr.Array[Any]:
+        array = self.root[path]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def rule(self, kind: str, label: int, layer: int) -> ScoreRule:
+        return rule_from_store(self.root, kind, label, layer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BlockRows:
+    """A block's rows, keys counted from the block's lowest.
+
+    document_R: number of each row's document within the block. position_R: its place in the document. first_R: the key
+    that is its document's first, which may be negative.
+    """
+
+    document_R: Indices
+    position_R: Indices
+    start_R: Indices
+    stop_R: Indices
+    first_R: Indices
+    facts: TokenFacts
+    separator_M: NDArray[np.bool_]
+    low: int
+    keys: int
+
+
+def source_of(atlas: Atlas) -> Source:
+    """The atlas for tasks; a local folder by its whole path, since other processes stand elsewhere."""
+    store = atlas.root.store
+    if isinstance(store, LocalStore):
+        store = LocalStore(Path(store.root).resolve(), read_only=True)
+    return Source(store=store, created=str(atlas.attrs["created"]))
+
+
+def load_rows(source: Source, block: Block) -> BlockRows:
+    """Positions, key intervals and token facts of a block's rows."""
+    documents, row_R = block.documents, block.row_R
+    document_R = np.searchsorted(documents.query_start_D, row_R, side="right") - 1
+    low_row, high_row = int(row_R[0]), int(row_R[-1]) + 1
+    if documents.chosen:
+        place = source.array(f"tokens/{documents.query_axis}/position")[low_row:high_row]
+        position_R = np.asarray(place)[row_R - low_row].astype(np.int64)
+    else:
+        position_R = row_R - documents.query_start_D[document_R]
+    paths = [f"{documents.kind}/{name}" for name in ("key_start", "key_stop")]
+    found = source.readers.read(block.layer, dict.fromkeys(paths, (None, row_R)))
+    start_R, stop_R = (part.numpy().astype(np.int64) for part in found)
+    key_start_R = documents.key_start_D[document_R]
+    low = max(int((key_start_R + start_R).min()) - 1, int(documents.key_start_D[0]))
+    high = int((key_start_R + stop_R).max())
+    ids_M, special_M = (
+        np.asarray(source.array(f"tokens/{documents.key_axis}/{name}")[low:high]) for name in ("token_id", "special")
+    )
+    ids_M = ids_M.astype(np.int64)
+    own_R = key_start_R + position_R - low if documents.same_axis else None
+    ids_R = np.full(len(row_R), -1, dtype=np.int64)
+    if own_R is not None:
+        inside_R = (own_R >= 0) & (own_R < len(ids_M))
+        ids_R[inside_R] = ids_M[own_R[inside_R]]
+        if not inside_R.all():  # a query whose own position no row here sees
+            every = np.asarray(source.array(f"tokens/{documents.key_axis}/token_id")[...])
+            ids_R[~inside_R] = every[(own_R + low)[~inside_R]]
+    facts = TokenFacts(first_N=key_start_R - low, own_N=own_R, ids_N=ids_R, ids_M=ids_M, special_M=special_M)
+    return BlockRows(
+        document_R=document_R, position_R=position_R, start_R=key_start_R + start_R - low,
+        stop_R=key_start_R + stop_R - low, first_R=facts.first_N, facts=facts,
+        separator_M=np.isin(ids_M, documents.separators), low=low, keys=high - low,
+    )  # fmt: skip
+
+
+def load_factors(source: Source, block: Block, rows: BlockRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q of the rows (H, R, D), k of the keys (G, M, D) and log-sum-exp (H, R)."""
+    kind, place = block.documents.kind, block.documents.kv_place_H
+    every, keys = (None, block.row_R), (None, np.arange(rows.low, rows.low + rows.keys))
+    q_HRD, lse_HR, k_GMD = source.readers.read(
+        block.layer, {f"{kind}/q": every, f"{kind}/log_sum_exp": every, f"{kind}/k": keys}
+    )
+    used, counts = np.unique(place, return_counts=True)
+    if len(set(counts.tolist())) > 1 or len(used) != k_GMD.shape[0]:
+        k_GMD = k_GMD[torch.from_numpy(place)]  # chosen heads that share kv heads unequally
+    return q_HRD, k_GMD, lse_HR

@@ -1,0 +1,424 @@
+"""attlas verify: what lies in the store, held against what its records say."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.core.sync import sync
+
+from attlas.engine.kernels.row_statistics import statistic_names
+from attlas.engine.model.layout import KINDS
+from attlas.storage import schema
+from attlas.storage.atlas import Atlas, open_atlas
+from attlas.storage.lazy import DocumentRows, LazyAttention
+from attlas.storage.stores import Where
+
+__all__ = ["Check", "VerifyReport", "verify"]
+
+ROW_SUM_TOLERANCE = 1e-5
+ROUNDING = 8 * 2.0**-24
+"""And for each unit of score in sum_d |q_d k_d|: float32 rounds scores of some tens or hundreds by more than 1e-5."""
+MOST_PROBLEMS = 20
+WORKING_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One check: what was looked at, how much of it, and what was found wrong (at most MOST_PROBLEMS lines).
+
+    notes: what is worth knowing and not wrong, such as rows of a pack that was never committed.
+    """
+
+    name: str
+    examined: str
+    problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return tuple(problem for check in self.checks for problem in check.problems)
+
+
+def verify(
+    where: Where,
+    *,
+    sample_rows: int = 64,
+    seed: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> VerifyReport:
+    """Check an atlas: arrays, commit records, checksums, finite values, key intervals, row sums, maps.
+
+    Every chunk of every committed pack is read and its checksum compared; row sums and maps are checked on
+    `sample_rows` seeded rows of each kind and layer. Memory: a shard, or WORKING_BYTES of weights. Raises
+    StoreMissingError where there is no atlas.
+    """
+    atlas = open_atlas(where, storage_options=storage_options)
+    checks = []
+    for name, check in (
+        ("arrays", _arrays),
+        ("commit records", _commits),
+        ("checksums", _checksums),
+        ("values", _values),
+        ("row sums", _row_sums),
+        ("maps", _maps),
+    ):
+        if name == "maps" and atlas.keep != "maps":
+            continue
+        if progress is not None:
+            progress(name)
+        checks.append(check(atlas, np.random.default_rng(seed), sample_rows))
+        if name == "arrays" and not checks[-1].passed:
+            break  # the other checks would only say the same again, array by array
+    return VerifyReport(checks=tuple(checks))
+
+
+def _expected(atlas: Atlas) -> dict[str, dict[str, tuple[str, ...]]]:
+    """kind -> array -> dims, as the schema has them for the atlas's tier."""
+    wanted: dict[str, dict[str, tuple[str, ...]]] = {}
+    for kind in atlas.kinds:
+        rows = atlas.attrs["kinds"][kind]
+        query, key = schema.token_dim(rows["query_axis"]), schema.token_dim(rows["key_axis"])
+        arrays: dict[str, tuple[str, ...]] = {
+            "log_sum_exp": ("layer", "head", query),
+            "key_start": ("layer", query),
+            "key_stop": ("layer", query),
+        }
+        if atlas.keep == "statistics":
+            sinks = any(rule["sink_logit"] for rule in atlas.attrs["score_rules"][kind].values())
+            for name in statistic_names(same_axis=KINDS[kind][0] == KINDS[kind][1], sinks=sinks):
+                arrays[f"statistics/{name}"] = ("layer", "head", query)
+        else:
+            arrays |= {"q": ("layer", "head", query, "feature"), "k": ("layer", "kv_head", key, "feature")}
+        wanted[kind] = arrays
+    return wanted
+
+
+def _arrays(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
+    problems, count = [], 0
+    for kind, arrays in _expected(atlas).items():
+        for name, dims in arrays.items():
+            count += 1
+            array = atlas.root.get(f"{kind}/{name}")
+            if not isinstance(array, zarr.Array):
+                problems.append(f"{kind}/{name} is missing")
+                continue
+            found = _dims(array)
+            if found != dims:
+                problems.append(f"{kind}/{name} has dims {found}, the schema says {dims}")
+            wanted = _dtype(name, array)
+            if str(array.dtype) != wanted:
+                problems.append(f"{kind}/{name} is {array.dtype}, the schema says {wanted}")
+            sizes = {"layer": len(atlas.layers(kind)), **_token_sizes(atlas)}
+            problems += [
+                f"{kind}/{name} has {size} along {dim}, expected {sizes[dim]}"
+                for dim, size in zip(dims, array.shape, strict=False)
+                if dim in sizes and size != sizes[dim]
+            ]
+    return _check("arrays", f"{count} arrays against schema {schema.VERSION}", problems)
+
+
+def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
+    return tuple(str(dim) for dim in array.metadata.dimension_names or ())  # type: ignore[union-attr]
+
+
+def _dtype(name: str, array: zarr.Array[Any]) -> str:
+    if name in {"q", "k"}:
+        return schema.stored_dtype(str(array.attrs.get("attlas_dtype")))
+    return "int32" if name in {"key_start", "key_stop"} else "float32"
+
+
+def _token_sizes(atlas: Atlas) -> dict[str, int]:
+    block = int(atlas.attrs["block"])
+    sizes = {}
+    for axis in atlas.row_axes:
+        stop = int(np.max(atlas.packs[f"{schema.axis_prefix(axis)}token_stop"].values))
+        sizes[schema.token_dim(axis)] = -(-stop // block) * block
+    return sizes
+
+
+def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
+    """Each committed pack has a file for every shard that holds one of its tokens."""
+    problems, notes, shards = [], [], 0
+    states = atlas.packs["state"].values
+    for pack, state in enumerate(states):
+        stray = 0
+        for kind, arrays in _expected(atlas).items():
+            for name, dims in arrays.items():
+                array = atlas.root[f"{kind}/{name}"]
+                assert isinstance(array, zarr.Array)
+                for key in _shard_keys(atlas, array, dims, pack):
+                    there = sync(atlas.root.store.exists(f"{array.path}/{key}"))
+                    if state != schema.COMMITTED:
+                        stray += there
+                        continue
+                    shards += 1
+                    if not there:
+                        problems.append(f"pack {pack} is committed, but {array.path}/{key} is not on disk")
+        if stray:
+            notes.append(
+                f"pack {pack} is not committed, and {stray} of its shards are on disk: --resume writes it anew"
+            )
+    pending = int((states != schema.COMMITTED).sum())
+    told = f"{shards:,} shards of {len(states) - pending} committed packs" + (f", {pending} pending" if pending else "")
+    return _check("commit records", told, problems, notes)
+
+
+def _shard_keys(atlas: Atlas, array: zarr.Array[Any], dims: tuple[str, ...], pack: int) -> list[str]:
+    """Chunk keys of the files that a pack's tokens lie in, of all layers."""
+    token_place = next(i for i, dim in enumerate(dims) if dim.endswith("token"))
+    start, stop = _pack_range(atlas, dims[token_place], pack)
+    shard = array.shards or array.chunks
+    size = shard[token_place]
+    keys = []
+    for layers in range(-(-array.shape[0] // shard[0])):
+        for block in range(start // size, -(-stop // size)):
+            place = [0] * array.ndim
+            place[0], place[token_place] = layers, block
+            keys.append("c/" + "/".join(map(str, place)))
+    return keys
+
+
+def _pack_range(atlas: Atlas, dim: str, pack: int) -> tuple[int, int]:
+    prefix = dim.removesuffix("token")
+    return tuple(int(atlas.packs[f"{prefix}{name}"].values[pack]) for name in ("token_start", "token_stop"))  # type: ignore[return-value]
+
+
+def _checksums(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
+    """Decode every chunk of what is committed, shard by shard: zarr compares its crc32c while it does."""
+    problems, read = [], 0
+    for path, array in _all_arrays(atlas.root):
+        for region in _committed_regions(atlas, array):
+            try:
+                read += np.asarray(array[region]).nbytes
+            except (ValueError, RuntimeError, OSError) as error:
+                corner = [part.start for part in region]
+                problems.append(f"{path}, from {corner}: {str(error).splitlines()[0]}")
+    return _check("checksums", f"{read / 2**20:,.1f} MiB decoded", problems)
+
+
+def _committed_regions(atlas: Atlas, array: zarr.Array[Any]) -> Iterator[tuple[slice, ...]]:
+    """The shards of an array that hold something of a committed pack; of an array about no pack, all of them."""
+    shape, size = array.shape, array.shards or array.chunks
+    dims, committed = _dims(array), _committed(atlas)
+    ranges: dict[int, list[tuple[int, int]]] = {}
+    if array.path.split("/")[0] in atlas.kinds:
+        for place, dim in enumerate(dims):
+            if dim.endswith("token"):
+                ranges[place] = [_pack_range(atlas, dim, pack) for pack in committed]
+            elif dim == "pack":
+                ranges[place] = [(pack, pack + 1) for pack in committed]
+        if "/maps/" in array.path and array.attrs.get("document_id", next(iter(atlas), None)) not in atlas:
+            return
+    for corner in itertools.product(*(range(0, n, step) for n, step in zip(shape, size, strict=True))):
+        region = tuple(slice(c, min(c + step, n)) for c, step, n in zip(corner, size, shape, strict=True))
+        if all(any(begin < region[i].stop and end > region[i].start for begin, end in r) for i, r in ranges.items()):
+            yield region
+
+
+def _all_arrays(group: zarr.Group) -> list[tuple[str, zarr.Array[Any]]]:
+    found = [(array.path, array) for _, array in sorted(group.arrays())]
+    for _, child in sorted(group.groups()):
+        found += _all_arrays(child)
+    return found
+
+
+def _values(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
+    """q, k, log-sum-exp and statistics are finite, and key intervals lie in their documents."""
+    problems, rows_seen = [], 0
+    for pack in _committed(atlas):
+        for kind, arrays in _expected(atlas).items():
+            layers = atlas.layers(kind)
+            for layer, (name, dims) in itertools.product(range(len(layers)), arrays.items()):
+                array = atlas.root[f"{kind}/{name}"]
+                assert isinstance(array, zarr.Array)
+                place = next(i for i, dim in enumerate(dims) if dim.endswith("token"))
+                step = (array.shards or array.chunks)[place]
+                begin, end = _pack_range(atlas, dims[place], pack)
+                for start in range(begin, end, step):
+                    region: list[Any] = [layer] + [slice(None)] * (array.ndim - 1)
+                    region[place] = slice(start, min(start + step, end))
+                    try:
+                        values = np.asarray(array[tuple(region)])
+                    except (ValueError, RuntimeError, OSError):
+                        continue  # unreadable chunks are the checksums' to report
+                    if name == "log_sum_exp":
+                        rows_seen += values.size
+                    for document, what in _wrong(atlas, kind, name, values, start, place - 1):
+                        problems.append(f"document {document!r}, {kind} layer {layers[layer]}: {name} {what}")
+    return _check("values", f"{rows_seen:,} rows", list(dict.fromkeys(problems)))
+
+
+def _wrong(
+    atlas: Atlas, kind: str, name: str, values: NDArray[Any], start: int, place: int
+) -> Iterator[tuple[str, str]]:
+    """(document, what is wrong) for a stretch of one layer's array, whose token axis is at `place`."""
+    layout = atlas.attrs["kinds"][kind]
+    table, prefix = atlas.documents, schema.axis_prefix(layout["key_axis" if name == "k" else "query_axis"])
+    tokens = np.arange(start, start + values.shape[place])
+    if name in {"key_start", "key_stop"}:
+        owner = _owners(table[f"{prefix}token_start"].values, tokens)
+        keys = table[f"{schema.axis_prefix(layout['key_axis'])}row_size"].values[owner]
+        bad = (values < 0) | (values > keys)
+        for document in np.unique(owner[bad]):
+            size = int(table[f"{schema.axis_prefix(layout['key_axis'])}row_size"].values[document])
+            yield str(table["document_id"].values[document]), f"points outside the document's {size} keys"
+        return
+    unsound = _not_finite(values, name, atlas.root[f"{kind}/{name}"].attrs)
+    if unsound.any():
+        at_token = np.asarray(unsound.any(axis=tuple(i for i in range(values.ndim) if i != place)))
+        for document in np.unique(_owners(table[f"{prefix}token_start"].values, tokens[at_token])):
+            yield str(table["document_id"].values[document]), "has values that are not finite"
+
+
+def _owners(token_start: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The document that each token belongs to."""
+    order = np.argsort(token_start, kind="stable")
+    found: NDArray[np.int64] = order[np.searchsorted(token_start[order], tokens, side="right") - 1]
+    return found
+
+
+def _not_finite(values: NDArray[Any], name: str, attributes: Mapping[str, Any]) -> NDArray[np.bool_]:
+    if name in {"q", "k"} and attributes.get("attlas_dtype") == "bfloat16":  # all exponent bits set: Inf or NaN
+        return (values & 0x7F80) == 0x7F80
+    return ~np.isfinite(values)
+
+
+def _weights(
+    rows: DocumentRows, layer: int, queries: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """(heads, a_HQK) of whole rows of weights, as many heads at a time as WORKING_BYTES holds."""
+    attention = LazyAttention(rows)
+    step = max(1, WORKING_BYTES // (4 * len(queries) * rows.keys))
+    for begin in range(0, rows.heads, step):
+        heads = np.arange(begin, min(begin + step, rows.heads))
+        yield heads, attention.compute([np.array([layer]), heads, queries, np.arange(rows.keys)])[0]
+
+
+def _row_sums(atlas: Atlas, rng: np.random.Generator, sample: int) -> Check:
+    """Sampled rows of weights sum to 1, or to 1 less the sink logit's share.
+
+    Within ROW_SUM_TOLERANCE, or, where a row is off by more, within what float32 rounds scores of its size by.
+    """
+    if atlas.keep == "statistics":
+        return _check("row sums", "statistics keep no factors to sum", [])
+    problems, notes, seen = [], [], 0
+    for document, kind, rows, layer, queries in _samples(atlas, rng, sample):
+        where = f"document {document!r}, {kind} layer {rows.layers[layer]}"
+        try:
+            for heads, a_HQK in _weights(rows, layer, queries):
+                expected = np.ones((len(heads), len(queries)))
+                sinks = rows.rule(layer).sink_H
+                if sinks is not None:
+                    lse_HQ = rows.q_and_lse(layer, heads, queries)[1].numpy()
+                    expected -= np.exp(sinks[heads][:, None] - lse_HQ)
+                error_HQ = np.abs(a_HQK.sum(2, dtype=np.float64) - expected)
+                seen += error_HQ.size
+                if error_HQ.max() <= ROW_SUM_TOLERANCE:
+                    continue
+                excess_HQ = error_HQ - ROUNDING * _score_size(rows, layer, heads, queries, a_HQK)
+                head, row = np.unravel_index(int(np.argmax(np.nan_to_num(excess_HQ, nan=np.inf))), error_HQ.shape)
+                told = (
+                    f"{where}, head {heads[head]}, query {queries[row]}: "
+                    f"the row sum is off by {error_HQ[head, row]:.1e}"
+                )
+                if excess_HQ.max() <= ROW_SUM_TOLERANCE:
+                    notes.append(f"{told}, which is float32's rounding of scores as large as this row's")
+                else:
+                    problems.append(told)
+        except (ValueError, RuntimeError, OSError) as error:
+            problems.append(f"{where}: {str(error).splitlines()[0]}")
+    return _check("row sums", f"{seen:,} sampled rows within {ROW_SUM_TOLERANCE:.0e}", problems, notes)
+
+
+def _score_size(
+    rows: DocumentRows, layer: int, heads: NDArray[np.int64], queries: NDArray[np.int64], a_HQK: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The size of what is added up to a score, |scaling| sum_d |q_d k_d|, as each row's weights weigh it, (H, Q)."""
+    q_HQD, _, k_HKD = (
+        part.double().abs().numpy() for part in rows.factors(layer, heads, queries, np.arange(rows.keys))
+    )
+    size_HQ: NDArray[np.float64] = ((a_HQK @ k_HKD) * q_HQD).sum(2) * abs(rows.rule(layer).scaling)
+    return size_HQ
+
+
+def _maps(atlas: Atlas, rng: np.random.Generator, sample: int) -> Check:
+    """Sampled rows of the materialised maps equal the weights computed from the factors, up to their dtype."""
+    tolerance = 1e-6 if atlas.attrs["map_dtype"] == "float32" else 5e-4
+    problems, seen = [], 0
+    for document, kind, rows, layer, queries in _samples(atlas, rng, sample):
+        where = f"document {document!r}, {kind} layer {rows.layers[layer]}"
+        path = f"{schema.map_group(kind, document)}/attention"
+        stored = atlas.root.get(path)
+        if not isinstance(stored, zarr.Array):
+            problems.append(f"{where}: {path} is missing")
+            continue
+        queries = np.sort(queries)
+        try:
+            for heads, exact in _weights(rows, layer, queries):
+                kept = np.asarray(stored.oindex[layer, slice(int(heads[0]), int(heads[-1]) + 1), queries])
+                seen += exact.shape[0] * exact.shape[1]
+                off = float(np.abs(kept.astype(np.float32) - exact).max())
+                if not off <= tolerance:
+                    problems.append(f"{where}: the map is off its factors by {off:.1e}")
+        except (ValueError, RuntimeError, OSError) as error:
+            problems.append(f"{where}: {str(error).splitlines()[0]}")
+    return _check("maps", f"{seen:,} sampled rows against the factors", problems)
+
+
+def _samples(
+    atlas: Atlas, rng: np.random.Generator, sample: int
+) -> list[tuple[str, str, DocumentRows, int, NDArray[np.int64]]]:
+    """For each kind and layer, rows of one random document."""
+    pages = _pages(atlas)
+    chosen = []
+    for kind in atlas.kinds:
+        mine = [page for page in pages if page[1] == kind]
+        for layer in range(len(atlas.layers(kind)) if mine else 0):
+            document, _, rows = mine[rng.integers(len(mine))]
+            queries = rng.choice(rows.queries, min(sample, rows.queries), replace=False)
+            chosen.append((document, kind, rows, layer, queries.astype(np.int64)))
+    return chosen
+
+
+def _pages(atlas: Atlas) -> list[tuple[str, str, DocumentRows]]:
+    ids = [str(i) for i in atlas.documents["document_id"].values]
+    committed = set(atlas)
+    return [
+        (document, kind, atlas.rows(kind, index))
+        for index, document in enumerate(ids)
+        if document in committed
+        for kind in atlas.kinds
+    ]
+
+
+def _committed(atlas: Atlas) -> list[int]:
+    return [int(i) for i in np.flatnonzero(atlas.packs["state"].values == schema.COMMITTED)]
+
+
+def _check(name: str, examined: str, problems: list[str], notes: list[str] | None = None) -> Check:
+    return Check(name=name, examined=examined, problems=_first(problems), notes=_first(notes or []))
+
+
+def _first(lines: list[str]) -> tuple[str, ...]:
+    more = len(lines) - MOST_PROBLEMS
+    return (*lines[:MOST_PROBLEMS], f"and {more} more") if more > 0 else tuple(lines)
