@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.analysis.features import Sums, joined
 from attlas.analysis.question import Question
 from attlas.jobs.blocks import Block
+from attlas.jobs.features import Sums, joined
 
 __all__ = ["DocumentSums", "DocumentValues", "join_documents", "split_documents"]
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.analysis.documents import DocumentValues, join_documents
-from attlas.analysis.features import OFFSETS, Sums
 from attlas.analysis.measure import Part
 from attlas.analysis.quantities import FAR, best_offset, offset_scores
 from attlas.analysis.question import Question
+from attlas.jobs.features import OFFSETS, Sums
 from attlas.jobs.load import Source
 
 __all__ = ["LayerAnswer", "cosine", "finish_layer"]

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from attlas.analysis.documents import DocumentSums, DocumentValues, split_documents
-from attlas.analysis.features import LOCAL, OFFSETS, SCALARS, Features, Sums
 from attlas.analysis.question import Question
 from attlas.engine.kernels.survey import Survey, copies, survey
 from attlas.jobs.blocks import Block
+from attlas.jobs.features import LOCAL, OFFSETS, SCALARS, Features, Sums
 from attlas.jobs.load import BlockRows, Source, load_factors, load_rows
 
 __all__ = ["Part", "measure_block"]

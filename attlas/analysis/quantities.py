@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.analysis.features import LOCAL, OFFSETS, Sums
 from attlas.engine.kernels.row_statistics import (
     gini_from_histogram,
     quantiles_from_histogram,
     share_below,
 )
+from attlas.jobs.features import LOCAL, OFFSETS, Sums
 
 __all__ = ["QUANTITIES", "ROLES", "Quantity", "Role", "quantities_of", "roles_of"]
 

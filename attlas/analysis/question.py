@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.analysis.features import SCALARS, Features, Sums
 from attlas.analysis.quantities import Quantity, Role, quantities_of, roles_of
+from attlas.jobs.features import SCALARS, Features, Sums
 
 __all__ = ["Question", "STORED_FEATURES"]
 

@@ -11,7 +11,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from attlas.analysis.features import Features
 from attlas.analysis.layer import LayerAnswer, finish_layer
 from attlas.analysis.measure import measure_block
 from attlas.analysis.quantities import Quantity
@@ -21,6 +20,7 @@ from attlas.engine.kernels.survey import distance_edges
 from attlas.errors import InputError
 from attlas.jobs.blocks import Plan, plan_blocks
 from attlas.jobs.corpus import find_corpus
+from attlas.jobs.features import Features
 from attlas.jobs.load import source_of
 from attlas.jobs.results import find_result, keep_result
 from attlas.jobs.schedule import Moved, check_scheduler, run_groups, workers_of

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.analysis.features import OFFSETS, SCALARS, Features
 from attlas.jobs.corpus import Corpus
+from attlas.jobs.features import OFFSETS, SCALARS, Features
 from attlas.jobs.sampling import Sample, draw
 
 __all__ = ["Block", "Drawn", "Plan", "layer_blocks", "plan_blocks"]
