@@ -62,9 +62,10 @@ class Page(xr.Dataset):
 class Atlas(Mapping[str, xr.Dataset]):
     """The captured attention of one model over documents: a mapping from document id to page, in the user's order.
 
-    >>> atlas = attlas.open_atlas("atlas.zarr")
-    >>> page = atlas["doc-0"]
-    >>> page.attention.sel(layer=3, head=5).isel(query=slice(10, 20)).values
+    >>> atlas = attlas.open_atlas("demo.zarr")
+    >>> page = atlas["demo"]
+    >>> page.attention.sel(layer=1, head=0).isel(query=106, key=[48, 49]).values
+    array([3.06e-05, 9.97e-01], dtype=float32)
 
     A page has `attention(layer, head, query, key)`, `log_sum_exp` and every row statistic `(layer, head, query)`,
     float32, with `query_token` and `key_token` beside. An encoder-decoder's page has `encoder_attention`,

@@ -34,8 +34,8 @@ def choose_tile(
 ) -> xr.DataArray:
     """Weights (query, key) of one head, float32, loaded; with query_token and key_token.
 
-    >>> choose_tile(atlas, layer=-1, head=0, queries=slice(4, 7), keys=slice(2)).shape
-    (3, 2)
+    >>> choose_tile(atlas, layer=1, head=0, queries=slice(106, 107), keys=slice(48, 50)).values
+    array([[3.06e-05, 9.97e-01]], dtype=float32)
 
     layer, head: the model's indices; a negative one counts from the end of those captured. document: may be left out
     where the atlas holds one alone. kind: of the kinds, the first by default. queries, keys: places among the rows and
