@@ -21,7 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## capture the embedded model, name its heads, show a row
 	$(BIN)/attlas demo
 
-test: venv  ## the test suite
+test: venv  ## the test suite, and every docstring example
+	$(BIN)/python -m pytest --doctest-modules attlas
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: venv  ## tests that take minutes

@@ -9,7 +9,6 @@ attempt too, so that what is left of a broken attempt cannot mix with the next.
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import tempfile
 import time
@@ -30,6 +29,7 @@ from attlas.engine.passage.documents import Pack
 from attlas.engine.passage.headroom import Headroom, release_memory
 from attlas.engine.passage.passage import Passage
 from attlas.engine.passage.runner import PassageRun, ShardRunner
+from attlas.memory import peak_memory
 from attlas.storage import PackWriter
 from attlas.storage.stores import Where, open_root
 
@@ -208,7 +208,7 @@ class ShardWorker:
         return PackReport(
             bytes=size,
             seconds=time.perf_counter() - begin,
-            peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory=peak_memory(),
             device_memory=gpu,
         )
 

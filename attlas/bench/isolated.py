@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from attlas.errors import AttlasError, InputError, first_line
+from attlas.memory import peak_memory, resident_memory
 
 __all__ = ["Peak", "measure_peaks"]
 
 Works = Sequence[Callable[[], Any]]
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CLEAR = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +75,7 @@ def _run(told: Connection, prepare: Callable[..., Works], arguments: tuple[Any, 
             _forget_peak()
             _forget_device_peak()
             work()
-            peaks.append(Peak(prepared=prepared, most=_peak(), device=_device_peak() - device))
+            peaks.append(Peak(prepared=prepared, most=peak_memory(), device=_device_peak() - device))
         told.send(peaks)
     except AttlasError as error:
         told.send(error)
@@ -91,21 +89,7 @@ def _forget_peak() -> int:
     """Begin a new peak, as Linux allows, and return the bytes resident now. Loading may have taken more for a while."""
     with suppress(OSError):
         CLEAR.write_text("5")
-    return _status("VmRSS") or _peak()
-
-
-def _peak() -> int:
-    """The high-water mark of this process. `ru_maxrss` survives the exec that made it, and so may be the parent's."""
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
-
-
-def _status(field: str) -> int | None:
-    with suppress(OSError):
-        found = re.search(rf"{field}:\s+(\d+) kB", STATUS.read_text(encoding="ascii"))
-        return None if found is None else int(found.group(1)) * 1024
-    return None
+    return resident_memory()
 
 
 def _forget_device_peak() -> int:

@@ -62,7 +62,9 @@ def capture(
     """Capture the attention of a model over documents, and return the atlas.
 
     >>> atlas = attlas.capture("demo", "the cat sat. the cat sat.", "memory://cats")
-    >>> atlas["doc-0"].attention.sel(layer=1, head=0).isel(query=-1).values
+    >>> row = atlas["doc-0"].attention.sel(layer=1, head=0).isel(query=-1)
+    >>> int(row.idxmax()), row.max().item()
+    (13, 0.941)
 
     model: a hub id, a folder, a .gguf file, "demo", or a transformers model object.
     texts: one or many str, or sequences of token ids, or (source, target) pairs for an encoder-decoder.

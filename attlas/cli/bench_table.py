@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from attlas.cli.output import console, human_bytes
+from attlas.cli.output import console
+from attlas.readable import human_bytes
 
 if TYPE_CHECKING:
     from attlas.bench.report import Report, Row

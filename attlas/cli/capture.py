@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import shlex
 import signal
 import sys
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,14 @@ import click
 from rich.table import Table
 
 from attlas.cli.inputs import read_inputs
-from attlas.cli.output import console, human_bytes, human_seconds, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors
 from attlas.cli.progress import capture_progress
 from attlas.cli.selection import LAYERS, MEMORY, QUERIES, SHARDS
 from attlas.errors import PacksFailedError
 from attlas.progress import Progress
+from attlas.readable import human_bytes, human_seconds
 
-__all__ = ["command", "failed_packs", "summary"]
+__all__ = ["command", "storage_option"]
 
 
 def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
@@ -104,7 +103,8 @@ def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, a
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume and --overwrite exclude each other")
     documents = read_inputs(inputs)
-    import attlas  # loads torch and transformers: after the input is known to be good
+    import attlas  # what follows loads torch and transformers: after the input is known to be good
+    from attlas.capture.report import report_capture
 
     begin = time.perf_counter()
     failure: PacksFailedError | None = None
@@ -126,69 +126,13 @@ def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, a
     if failure is not None and not failure.some_committed:
         raise failure
     atlas = attlas.open_atlas(store, storage_options=options["storage_options"])
-    told = summary(atlas, store, seconds, last, options["storage_options"])
+    told = report_capture(atlas, seconds=seconds, last=last)
     if as_json:
         print_json(told)
     else:
         _show(told)
     if failure is not None:
         raise failure
-
-
-def summary(
-    atlas: Any, store: str, seconds: float, last: Progress | None, storage_options: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """What a capture did, ready for JSON. seconds: of this run, loading included. last: its final progress."""
-    from attlas.storage import store_bytes
-    from attlas.storage.schema import COMMITTED, axis_prefix
-
-    table = atlas.documents
-    sizes = [f"{axis_prefix(axis)}row_size" for axis in atlas.axes]
-    cut = [name for name in table.data_vars if str(name).endswith("truncated_from")]
-    committed = table["state"].values == COMMITTED
-    running = max(last.seconds, 1e-9) if last else 1e-9
-    return {
-        "store": store,
-        "model": atlas.model["name"],
-        "keep": atlas.keep,
-        "documents": len(atlas),
-        "tokens": int(sum(int(table[name].values[committed].sum()) for name in sizes)),
-        "kinds": {k: {"layers": len(atlas.layers(k)), "heads": len(atlas.column(f"{k}/head"))} for k in atlas.kinds},
-        "truncated": [
-            str(name)
-            for name, lengths in zip(
-                table["document_id"].values, zip(*(table[c].values for c in cut), strict=True), strict=True
-            )
-            if any(lengths)
-        ],
-        "bytes": store_bytes(store, storage_options=storage_options),
-        "packs": last.packs if last else len(atlas.packs["pack"]),
-        "packs_committed": last.packs_done if last else len(atlas.packs["pack"]),
-        "failed": failed_packs(atlas),
-        "retries": last.retries if last else 0,
-        "lost_pipelines": last.losses if last else 0,
-        "seconds": round(seconds, 3),
-        "capture_seconds": round(last.seconds if last else 0.0, 3),
-        "tokens_per_second": round(last.tokens_now / running, 1) if last else 0.0,
-        "bytes_per_second": round(last.bytes / running) if last else 0,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "shards": [asdict(share) for share in last.shards] if last else [],
-    }
-
-
-def failed_packs(atlas: Any) -> list[dict[str, Any]]:
-    """The packs that are recorded as failed, with their documents and why."""
-    from attlas.storage.schema import FAILED
-
-    table, packs = atlas.documents, atlas.packs
-    names = table["document_id"].values
-    found = []
-    for place in (packs["state"].values == FAILED).nonzero()[0]:
-        own = names[table["pack"].values == place]
-        found.append(
-            {"pack": int(place), "documents": [str(name) for name in own], "error": str(packs["error"].values[place])}
-        )
-    return found
 
 
 @contextmanager

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from attlas.cli.capture import summary
-from attlas.cli.heatmap import label, print_row
-from attlas.cli.output import console, human_bytes, print_json, reports_errors
+from attlas.cli.heatmap import print_row
+from attlas.cli.output import console, print_json, reports_errors
 from attlas.cli.progress import capture_progress
+from attlas.readable import human_bytes, token_label
+
+if TYPE_CHECKING:
+    from attlas.analysis.leading_heads import Leader, Telling
 
 __all__ = ["command"]
 
@@ -24,16 +25,7 @@ TEXT = (
 )
 DOCUMENT = "demo"
 CONTEXT = 14
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leader:
-    """The head with the largest score; baseline: the score of attention spread evenly over the visible keys."""
-
-    layer: int
-    head: int
-    score: float
-    baseline: float
+"""Tokens shown before each place."""
 
 
 @click.command("demo")
@@ -50,79 +42,40 @@ def command(store: Path, as_json: bool) -> None:
       attlas demo
     """
     import attlas
+    from attlas.analysis.leading_heads import induction_leader, previous_token_leader, telling_query
+    from attlas.capture.report import report_capture
 
     begin = time.perf_counter()
     with capture_progress("demo", shown=not as_json) as progress:
         atlas = attlas.capture("demo", TEXT, store, ids=[DOCUMENT], overwrite=True, progress=progress)
     page = atlas[DOCUMENT]
-    told = summary(atlas, str(store), time.perf_counter() - begin, progress.last)
-    previous, induction = previous_token_leader(page), induction_leader(page)
-    query, earlier = _telling_query(page, induction)
+    told = report_capture(atlas, seconds=time.perf_counter() - begin, last=progress.last)
+    leaders = {"previous token": previous_token_leader(page), "induction": induction_leader(page)}
+    telling = telling_query(page, leaders["induction"])
     if as_json:
-        found = {
-            name: {"layer": h.layer, "head": h.head, "score": h.score, "uniform_baseline": h.baseline}
-            for name, h in (("previous_token", previous), ("induction", induction))
+        heads = {
+            name.replace(" ", "_"): {"layer": h.layer, "head": h.head, "score": h.score, "uniform_baseline": h.baseline}
+            for name, h in leaders.items()
         }
-        print_json(told | {"heads": found, "query": query})
+        print_json(told | {"heads": heads, "query": telling.query})
         return
-    _show(page, told, previous, induction, query, earlier)
+    _show(page, told, leaders, telling)
 
 
-def previous_token_leader(page: Any) -> Leader:
-    """Mean weight on the token before the query, over all queries but the first two (their keys leave no choice)."""
-    rows = np.arange(2, page.sizes["query"])
-    return _leader(page, "previous_weight", rows, float(np.mean(1 / (rows + 1))))
-
-
-def induction_leader(page: Any) -> Leader:
-    """Mean weight on tokens that follow an earlier copy of the query's token, over the queries that have one."""
-    ids = page.query_token_id.values
-    followers = [(ids[:i] == ids[i]).sum() for i in range(len(ids))]
-    rows = np.flatnonzero(np.array(followers) > 0)
-    return _leader(page, "induction_weight", rows, float(np.mean([followers[i] / (i + 1) for i in rows])))
-
-
-def _leader(page: Any, statistic: str, rows: Any, baseline: float) -> Leader:
-    score = page[statistic].isel(query=rows).mean("query").load()
-    layer, head = np.unravel_index(int(score.values.argmax()), score.shape)
-    return Leader(
-        layer=int(page["layer"].values[layer]), head=int(page["head"].values[head]),
-        score=float(score.values[layer, head]), baseline=baseline,
-    )  # fmt: skip
-
-
-def _telling_query(page: Any, induction: Leader) -> tuple[int, int]:
-    """A query that looks at what followed an earlier copy of its token, and where that copy is.
-
-    Of the queries that give the head's most to such a key, the one whose text repeats for longest.
-    """
-    ids = page.query_token_id.values
-    row = page[["max_weight", "argmax_key"]].sel(layer=induction.layer, head=induction.head).load()
-    best = (0.0, 0, 0, 0)
-    for query, (weight, key) in enumerate(zip(row.max_weight.values, row.argmax_key.values.astype(int), strict=True)):
-        earlier = int(key) - 1
-        length = 0
-        while length <= min(earlier, CONTEXT) and ids[earlier - length] == ids[query - length]:
-            length += 1
-        if 0 <= earlier < query and length:
-            best = max(best, (round(float(weight), 1), length, query, earlier))
-    return best[2], best[3]
-
-
-def _show(page: Any, told: dict[str, Any], previous: Leader, induction: Leader, query: int, earlier: int) -> None:
-    out = console()
+def _show(page: Any, told: dict[str, Any], leaders: dict[str, Leader], telling: Telling) -> None:
+    out, induction, query, earlier = console(), leaders["induction"], telling.query, telling.earlier
     layers, heads = page.sizes["layer"], page.sizes["head"]
     out.print(
         f"[bold]attlas demo[/]  {layers} layers x {heads} heads over {told['tokens']} tokens, "
         f"{told['capture_seconds']:.2f} s, {human_bytes(told['bytes'])} in [bold]{told['store']}[/]\n"
     )
     out.print("[dim]head                      place             score   uniform attention[/]")
-    for name, found in (("previous token", previous), ("induction", induction)):
+    for name, found in leaders.items():
         place = f"layer {found.layer}, head {found.head}"
         out.print(f"[bold]{name:<24}[/]  {place:<16}  {found.score:5.2f}   [dim]{found.baseline:5.2f}[/]")
     tokens = [str(t) for t in page.query_token.values]
-    text = "".join(label(t, 5) for t in tokens[max(0, query - CONTEXT) : query + 1])
-    copy = "".join(label(t, 5) for t in tokens[max(0, earlier - CONTEXT) : earlier + 2])
+    text = "".join(token_label(t, 5) for t in tokens[max(0, query - CONTEXT) : query + 1])
+    copy = "".join(token_label(t, 5) for t in tokens[max(0, earlier - CONTEXT) : earlier + 2])
     out.print(f"\nAt position {query} the text reads [bold]{text}[/]")
     out.print(f"and earlier, at {earlier}, it read  [bold]{copy}[/]")
     out.print(f"so the induction head (layer {induction.layer}, head {induction.head}) looks at what followed then:\n")

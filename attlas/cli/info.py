@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -10,15 +9,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from attlas.cli.capture import failed_packs, storage_option
-from attlas.cli.output import console, human_bytes, human_count, print_json, reports_errors
+from attlas.cli.capture import storage_option
+from attlas.cli.output import console, print_json, reports_errors
+from attlas.readable import human_bytes, human_count, index_runs
 
 __all__ = ["command"]
 
 SHOWN_FAILURES = 5
 SHOWN_DOCUMENTS = 20
 SHOWN_ANSWERS = 10
-STATES = ("pending", "committed", "failed")
 
 
 @click.command("info")
@@ -35,71 +34,16 @@ def command(store: str, storage_options: dict[str, str] | None, as_json: bool) -
     Example:
       attlas info book.zarr
     """
-    told = _describe(store, storage_options)
+    import attlas
+    from attlas.jobs.answers import kept_answers
+    from attlas.storage.description import describe_atlas
+
+    atlas = attlas.open_atlas(store, storage_options=storage_options)
+    told = describe_atlas(atlas) | {"answers": kept_answers(atlas)}
     if as_json:
         print_json(told)
     else:
         _show(told)
-
-
-def _describe(store: str, storage_options: dict[str, str] | None) -> dict[str, Any]:
-    import attlas
-    from attlas.analysis import saved_results
-    from attlas.storage import store_bytes
-
-    atlas = attlas.open_atlas(store, storage_options=storage_options)
-    states = atlas.packs["state"].values
-    kinds = {}
-    for kind in atlas.kinds:
-        rules = atlas.attrs["score_rules"][kind]
-        q = atlas.root.get(f"{kind}/q")
-        kinds[kind] = {
-            "layers": list(atlas.layers(kind)),
-            "heads": [int(head) for head in atlas.column(f"{kind}/head")],
-            "kv_heads": len(atlas.column(f"{kind}/kv_head")),
-            "features": None if q is None else int(q.shape[-1]),  # type: ignore[union-attr]
-            "dtype": None if q is None else q.attrs["attlas_dtype"],
-            "scaling": sorted({float(rule["scaling"]) for rule in rules.values()}),
-            "softcap": sorted({float(rule["softcap"]) for rule in rules.values() if rule["softcap"]}),
-            "sink_logit": any(rule["sink_logit"] for rule in rules.values()),
-            "position_bias": any(rule["position_bias"] for rule in rules.values()),
-        }
-    table = atlas.documents
-    documents = [
-        {
-            "id": str(table["document_id"].values[i]),
-            "tokens": {axis: int(table[f"{_prefix(axis)}row_size"].values[i]) for axis in atlas.axes},
-            "truncated_from": {axis: int(table[f"{_prefix(axis)}truncated_from"].values[i]) for axis in atlas.axes},
-            "state": STATES[int(table["state"].values[i])],
-        }
-        for i in range(table.sizes["document"])
-    ]
-    return {
-        "store": store,
-        "schema": atlas.attrs["attlas_version"],
-        "model": atlas.model,
-        "keep": atlas.keep,
-        "created": atlas.attrs["created"],
-        "options": atlas.attrs["options"],
-        "bytes": store_bytes(store, storage_options=storage_options),
-        "packs": {name: int((states == i).sum()) for i, name in enumerate(STATES)},
-        "failed": failed_packs(atlas),
-        "kinds": kinds,
-        "documents": documents,
-        "answers": [
-            {
-                "path": path,
-                "name": path.removeprefix("analysis/").rpartition("-")[0],
-                "made": kept.get("made"),
-                "parameters": json.loads(kept.get("parameters", "{}")),
-            }
-            for path, kept in saved_results(atlas).items()
-        ],
-    }
-
-
-def _prefix(axis: str) -> str:
-    return "" if axis == "text" else f"{axis}_"
 
 
 def _show(told: dict[str, Any]) -> None:
@@ -132,9 +76,14 @@ def _show(told: dict[str, Any]) -> None:
         )
     for kind, row in told["kinds"].items():
         table.add_row(
-            kind, _runs(row["layers"]), _runs(row["heads"]), str(row["kv_heads"]), str(row["features"] or "-"),
-            row["dtype"] or "-", _rule(row),
-        )  # fmt: skip
+            kind,
+            index_runs(row["layers"]),
+            index_runs(row["heads"]),
+            str(row["kv_heads"]),
+            str(row["features"] or "-"),
+            row["dtype"] or "-",
+            _rule(row),
+        )
     out.print(table)
     out.print()
     axes = list(told["documents"][0]["tokens"]) if told["documents"] else []
@@ -181,14 +130,3 @@ def _rule(row: dict[str, Any]) -> str:
     parts += ["sink logit"] if row["sink_logit"] else []
     parts += ["position bias"] if row["position_bias"] else []
     return ", ".join(parts)
-
-
-def _runs(layers: list[int]) -> str:
-    """[0, 1, 2, 5] -> "0-2, 5"."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(f"{a}-{b}" if a != b else str(a) for a, b in runs)

@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from attlas.cli.capture import storage_option
-from attlas.cli.output import console, human_bytes
+from attlas.cli.output import console
 from attlas.cli.selection import LAYERS
+from attlas.readable import human_bytes
 
 __all__ = ["choices_of", "job_options", "job_progress", "notes", "print_plan", "summary_line"]
 

@@ -1,4 +1,4 @@
-"""What every command shares: errors as one line, JSON, tables, sizes as people read them."""
+"""What every command shares: a console, JSON, errors as one line."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from rich.console import Console
 
 from attlas.errors import AttlasError
 
-__all__ = ["console", "fail", "human_bytes", "human_count", "human_seconds", "print_json", "reports_errors"]
+__all__ = ["console", "fail", "print_json", "reports_errors"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A terminal of its real width; 100 columns and no colour in a pipe."""
+    """A terminal of its real width; no colour, and 100 columns or what COLUMNS says, in a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 100, highlight=False, soft_wrap=False)
+    return Console(
+        file=stream, width=None if stream.isatty() or "COLUMNS" in os.environ else 100, highlight=False, soft_wrap=False
+    )
 
 
 def fail(message: str) -> NoReturn:
@@ -56,38 +58,3 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
-
-
-def human_bytes(count: float) -> str:
-    """1,234,567 -> "1.2 MB"; powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 999.5 or unit == "TB":
-            return (
-                f"{count:.0f} {unit}"
-                if unit == "B"
-                else f"{count:.3g} {unit}"
-                if count < 999.5
-                else f"{count:,.0f} {unit}"
-            )
-        count /= 1000
-    raise AssertionError
-
-
-def human_count(count: float) -> str:
-    """124,439,808 -> "124M"."""
-    for unit in ("", "k", "M", "B"):
-        if count < 999.5 or unit == "B":
-            return f"{count:.3g}{unit}" if unit else f"{count:.0f}"
-        count /= 1000
-    raise AssertionError
-
-
-def human_seconds(seconds: float) -> str:
-    """4_000 -> "1 h 07 min"; 75 -> "1 min 15 s"; 8.2 -> "8 s"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

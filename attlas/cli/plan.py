@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from attlas.cli.output import console, human_bytes, human_count, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors
 from attlas.cli.selection import MEMORY, SHARDS
-from attlas.errors import TooLittleMemoryError
-
-if TYPE_CHECKING:
-    from attlas.actors.plan import ClusterPlan, Devices
-    from attlas.engine.passage.sizes import Sizes
+from attlas.readable import human_bytes, human_count
 
 __all__ = ["command"]
 
@@ -46,20 +41,7 @@ WHAT = {
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @reports_errors
-def command(
-    model: str,
-    tokens: int,
-    documents: int,
-    chunk_tokens: int | None,
-    memory: int | None,
-    shards: int | None,
-    devices: str | None,
-    address: str | None,
-    keep: str,
-    dtype: str,
-    revision: str | None,
-    as_json: bool,
-) -> None:
+def command(model: str, as_json: bool, **options: Any) -> None:
     """Memory and disk that capturing MODEL over documents of --tokens takes, for each tier. Loads no weights.
 
     With --devices, --address or --shards also how the layers are cut into shards, and how many replicas there is room
@@ -70,107 +52,15 @@ def command(
       attlas plan meta-llama/Llama-3.1-8B --tokens 131072
       attlas plan meta-llama/Llama-3.1-70B --tokens 131072 --devices 8x80GB
     """
-    from attlas.engine.model.shape import shape_of, tier_bytes
-    from attlas.engine.model.shard import meta_model
-    from attlas.engine.model.source import load_config
-    from attlas.engine.model.support import check_supported
-    from attlas.engine.passage.sizes import plan_sizes
-
-    if devices is not None and address is not None:
+    if options["devices"] is not None and options["address"] is not None:
         raise click.UsageError("--devices describes a cluster, --address names one: give one of them")
-    meta = meta_model(load_config(model, revision=revision))
-    check_supported(meta)
-    shape = shape_of(meta, dtype=dtype)
-    disk = tier_bytes(shape, tokens=tokens, documents=documents)
-    layout = None
-    if devices is not None or address is not None or shards is not None:
-        from attlas.actors.plan import parse_devices, plan_cluster
+    from attlas.capture.estimate import estimate_capture
 
-        layout = plan_cluster(
-            meta,
-            devices=_cluster_devices(address) if address else parse_devices(devices) if devices else None,
-            shards=shards,
-            dtype=dtype,
-            keep=keep,
-            tokens=tokens,
-            documents=documents,
-            chunk_tokens=chunk_tokens,
-            memory=memory,
-        )
-    sizes: dict[str, Sizes] = {}
-    too_little: dict[str, TooLittleMemoryError] = {}
-    for tier in disk:
-        try:
-            sizes[tier] = plan_sizes(
-                shape,
-                keep=tier,
-                longest=tokens,
-                total=tokens * documents,
-                chunkable=shape.chunkable,
-                memory=memory if layout is None else None,
-                chunk_tokens=chunk_tokens,
-            )
-        except TooLittleMemoryError as error:
-            too_little[tier] = error
-    if not sizes:
-        raise min(too_little.values(), key=lambda error: error.least)
-    heads = sum(layer.heads for layer in shape.layers)
-    told = {
-        "model": model,
-        "class": shape.model_class,
-        "dtype": shape.dtype,
-        "parameters": shape.parameters,
-        "weight_bytes": shape.weight_bytes,
-        "layers": len(shape.layers),
-        "heads": heads,
-        "tokens": tokens,
-        "documents": documents,
-        "tiers": [
-            {"keep": tier, "disk": disk[tier]}
-            | (_sizes_json(sizes[tier]) if tier in sizes else {"fits": False, "memory": too_little[tier].least})
-            for tier in disk
-        ],
-        "eager_attention_bytes": heads * tokens * tokens * (4 if shape.dtype == "float32" else 2),
-        "cluster": None if layout is None else _cluster_json(layout, keep),
-    }
+    told = estimate_capture(model, **options)
     if as_json:
         print_json(told)
     else:
         _show(told)
-
-
-def _sizes_json(sizes: Sizes) -> dict[str, Any]:
-    return {
-        "fits": True,
-        "memory": sizes.memory.total,
-        "chunk_tokens": sizes.chunk_tokens,
-        "pack_tokens": sizes.pack_tokens,
-        "block": sizes.block,
-        "memory_parts": asdict(sizes.memory),
-    }
-
-
-def _cluster_devices(address: str) -> Devices:
-    from attlas.actors.cluster import cluster_devices, joined_cluster
-
-    with joined_cluster(address, cpus=1) as facts:
-        return cluster_devices(facts, gpus=facts.gpus > 0)
-
-
-def _cluster_json(layout: ClusterPlan, keep: str) -> dict[str, Any]:
-    return {
-        "keep": keep,
-        "replicas": layout.replicas,
-        "devices_used": layout.used,
-        "chunk_tokens": layout.sizes.chunk_tokens,
-        "pack_tokens": layout.sizes.pack_tokens,
-        "shards": [
-            {"layers": [start, stop], "weight_bytes": weights, "memory": parts.total, "memory_parts": asdict(parts)}
-            for (start, stop), weights, parts in zip(
-                layout.shards.spans(), layout.shards.weight_bytes, layout.memory, strict=True
-            )
-        ],
-    }
 
 
 def _show(told: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from attlas.cli.output import console, human_bytes, human_seconds
+from attlas.cli.output import console
+from attlas.readable import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from attlas.progress import Progress as CaptureProgress

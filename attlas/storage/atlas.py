@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -17,9 +17,11 @@ from attlas.engine.kernels.row_statistics import STATISTICS, statistic_names
 from attlas.engine.model.layout import KINDS
 from attlas.errors import TierError
 from attlas.storage import schema
-from attlas.storage.lazy import DocumentRows, LazyArray, LazyAttention, LazyRows, LazyStatistic, StatisticRows
 from attlas.storage.stores import Where, open_root, read_arrays, store_name
-from attlas.storage.zarr_shard_reader import KeptChunks, ShardReaders
+
+if TYPE_CHECKING:  # loaded when weights are asked for: what an atlas holds can be told without torch
+    from attlas.storage.lazy import DocumentRows, LazyArray
+    from attlas.storage.zarr_shard_reader import ShardReaders
 
 __all__ = ["Atlas", "Page", "open_atlas"]
 
@@ -60,9 +62,10 @@ class Page(xr.Dataset):
 class Atlas(Mapping[str, xr.Dataset]):
     """The captured attention of one model over documents: a mapping from document id to page, in the user's order.
 
-    >>> atlas = attlas.open_atlas("atlas.zarr")
-    >>> page = atlas["doc-0"]
-    >>> page.attention.sel(layer=3, head=5).isel(query=slice(10, 20)).values
+    >>> atlas = attlas.open_atlas("demo.zarr")
+    >>> page = atlas["demo"]
+    >>> page.attention.sel(layer=1, head=0).isel(query=106, key=[48, 49]).values
+    array([3.06e-05, 9.97e-01], dtype=float32)
 
     A page has `attention(layer, head, query, key)`, `log_sum_exp` and every row statistic `(layer, head, query)`,
     float32, with `query_token` and `key_token` beside. An encoder-decoder's page has `encoder_attention`,
@@ -81,11 +84,16 @@ class Atlas(Mapping[str, xr.Dataset]):
             for name in ("token_start", "row_size")
         ]
         self._columns = read_arrays(root, dict.fromkeys(paths, ...))
-        self._readers = ShardReaders(root, KeptChunks())
         self._ids: list[str] = [str(i) for i in self.column("documents/document_id")]
         self._index = {document: i for i, document in enumerate(self._ids)}
         self._pack = self.column("documents/pack")
         self._committed = self.column("packs/state") == schema.COMMITTED
+
+    @cached_property
+    def _readers(self) -> ShardReaders:
+        from attlas.storage.zarr_shard_reader import KeptChunks, ShardReaders
+
+        return ShardReaders(self.root, KeptChunks())
 
     @property
     def keep(self) -> str:
@@ -176,6 +184,8 @@ class Atlas(Mapping[str, xr.Dataset]):
 
     def rows(self, kind: str, index: int) -> DocumentRows:
         """Where one document's rows of one kind lie in the store."""
+        from attlas.storage.lazy import DocumentRows
+
         query_axis, key_axis = (self.attrs["kinds"][kind][name] for name in ("query_axis", "key_axis"))
         place = {}
         for axis in {query_axis, key_axis}:
@@ -201,6 +211,8 @@ class Atlas(Mapping[str, xr.Dataset]):
 
 
 def _page(atlas: Atlas, document: str, index: int) -> Page:
+    from attlas.storage.lazy import LazyAttention, LazyRows
+
     variables: dict[str, xr.Variable] = {}
     coordinates: dict[str, xr.Variable] = {}
     of_axis = atlas.tokens(index)
@@ -240,6 +252,8 @@ def _statistics(
     atlas: Atlas, rows: DocumentRows, query_tokens: dict[str, Any], key_tokens: dict[str, Any]
 ) -> Iterator[tuple[str, LazyArray]]:
     """Each row statistic as a lazy array: stored where the tier stores it, computed from the factors elsewhere."""
+    from attlas.storage.lazy import LazyRows, LazyStatistic, StatisticRows
+
     rules = atlas.attrs["score_rules"][rows.kind]
     names = statistic_names(same_axis=rows.same_axis, sinks=any(rule["sink_logit"] for rule in rules.values()))
     if atlas.keep == "statistics":

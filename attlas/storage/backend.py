@@ -9,9 +9,10 @@ from typing import Any
 import xarray as xr
 from xarray.backends import BackendEntrypoint
 
-from attlas.errors import AttlasError, InputError
+from attlas.errors import AttlasError
 from attlas.storage.atlas import open_atlas
 from attlas.storage.stores import holds_atlas, open_store
+from attlas.storage.tile import only_document
 
 __all__ = ["AttlasBackend"]
 
@@ -33,9 +34,7 @@ class AttlasBackend(BackendEntrypoint):
         """document: its id; may be left out where the atlas holds one alone. Raises InputError, KeyError."""
         atlas = open_atlas(filename_or_obj, storage_options=storage_options)
         if document is None:
-            if len(atlas) != 1:
-                raise InputError(f"{filename_or_obj} holds {len(atlas)} documents: name one with document=")
-            document = next(iter(atlas))
+            document = only_document(atlas)
         found = atlas[document]
         page = xr.Dataset(found.data_vars, found.coords, found.attrs)
         return page if drop_variables is None else page.drop_vars(drop_variables, errors="ignore")

@@ -18,9 +18,8 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from attlas.engine.attention.score_rule import PositionBias, ScoreRule
 from attlas.engine.kernels.row_statistics import HISTOGRAM_BINS, STATISTICS, histogram_edges, statistic_names
-from attlas.engine.model.layout import KINDS, KindLayout
+from attlas.engine.model.layout import FACTOR_TOKENS, KINDS, KindLayout
 from attlas.engine.passage.documents import ROW_AXES, Document, Pack
-from attlas.engine.passage.sizes import FACTOR_TOKENS
 from attlas.errors import CorruptAtlasError, UnsupportedModelError
 
 __all__ = [

@@ -68,6 +68,9 @@ def verify(
 ) -> VerifyReport:
     """Check an atlas: arrays, commit records, checksums, finite values, key intervals, row sums, maps.
 
+    >>> attlas.verify("demo.zarr").passed
+    True
+
     Every chunk of every committed pack is read and its checksum compared; row sums and maps are checked on
     `sample_rows` seeded rows of each kind and layer. Memory: a shard, or WORKING_BYTES of weights. Raises
     StoreMissingError where there is no atlas.

@@ -72,7 +72,7 @@ def test_query_says_what_there_is(store: str) -> None:
     for arguments, message in (
         (["--layer", "9", "--head", "0", "--document", "a"], "there is no layer 9: the atlas has 0 to 3"),
         (["--layer", "0", "--head", "7", "--document", "a"], "there is no head 7: the atlas has 0 to 3"),
-        (["--layer", "0", "--head", "0"], "name one with --document"),
+        (["--layer", "0", "--head", "0"], "name one of them (counting, a, more-3)"),
         (["--layer", "0", "--head", "0", "--document", "countin"], "did you mean 'counting'"),
         (["--layer", "0", "--head", "0", "--document", "a", "--kind", "cross"], "has no cross attention"),
         (["--layer", "0", "--head", "0", "--document", "a", "--query", "500:"], "nothing is chosen"),

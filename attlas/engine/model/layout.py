@@ -14,6 +14,7 @@ from attlas.engine.passage.selection import choose_indices, describe_indices
 from attlas.errors import InputError, UnsupportedModelError
 
 __all__ = [
+    "FACTOR_TOKENS",
     "KINDS",
     "KindLayout",
     "LayerLayout",
@@ -31,6 +32,9 @@ KINDS: dict[str, tuple[str, str]] = {
     "cross": ("target", "source"),
 }
 """kind -> (query axis, key axis)."""
+
+FACTOR_TOKENS = 4_096
+"""Most tokens in a Zarr shard of q or k; larger blocks are multiples of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from math import ceil
 
 from attlas.engine.kernels.row_statistics import statistic_names
+from attlas.engine.model.layout import FACTOR_TOKENS
 from attlas.engine.model.load import DTYPES
 from attlas.engine.model.shape import ModelShape
 from attlas.errors import InputError, TooLittleMemoryError
 
-__all__ = ["FACTOR_TOKENS", "MemoryParts", "Sizes", "plan_sizes"]
+__all__ = ["MemoryParts", "Sizes", "plan_sizes"]
 
 CHUNK_TOKENS, CHUNK_LEAST = 4_096, 64
 PACK_TOKENS, WHOLE_PACK_TOKENS = 32_768, 8_192
 BLOCK_STEP, BLOCK_LEAST, BLOCK_MOST = 64, 256, 32_768
-FACTOR_TOKENS = 4_096
-"""Most tokens in a shard of q or k; larger blocks are multiples of it."""
 FACTOR_FILES = 100
 """About how many shards of q and k are wanted at most: a longer token axis puts more layers into each."""
 GATHER_BYTES = 512 * 2**20

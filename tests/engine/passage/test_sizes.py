@@ -7,8 +7,9 @@ import transformers as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attlas.engine.model.layout import FACTOR_TOKENS
 from attlas.engine.model.shape import LayerShape, ModelShape, model_shape
-from attlas.engine.passage.sizes import BLOCK_STEP, FACTOR_TOKENS, plan_sizes
+from attlas.engine.passage.sizes import BLOCK_STEP, plan_sizes
 from attlas.errors import InputError
 
 GB = 10**9

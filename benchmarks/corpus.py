@@ -1,16 +1,16 @@
-"""attlas against eager attention with output_attentions=True, which holds every layer's weights: time and peak memory.
+"""A corpus of short documents: attlas against padded batches under eager attention with output_attentions=True.
 
 Each run has a process of its own, in turn; eager only makes the weights, attlas also computes all statistics of them
-and writes the atlas. The time is that of the capture or the forward passes, without loading the model.
+and writes the atlas. The time is that of the capture or the forward passes, without loading the model. One document,
+and other tools: peers/run.py.
 
-python benchmarks/eager.py document MODEL --tokens 2048
-python benchmarks/eager.py corpus MODEL --documents 2000
+python benchmarks/corpus.py MODEL --documents 2000
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import resource
+import random
 import statistics
 import tempfile
 import time
@@ -18,6 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from attlas.memory import peak_memory
+from attlas.readable import human_bytes
+
+SHORTEST, LONGEST = 20, 200
 
 
 def texts(vocabulary: int, lengths: list[int]) -> list[list[int]]:
@@ -35,7 +40,7 @@ def run_eager(model: str, lengths: list[int], batch: int) -> dict[str, Any]:
     ids = texts(loaded.config.vocab_size, lengths)
     with torch.inference_mode():
         loaded(input_ids=torch.tensor([ids[0][:16]]), output_attentions=True)
-        before, begin = peak(), time.perf_counter()
+        before, begin = peak_memory(), time.perf_counter()
         for start in range(0, len(ids), batch):
             part = ids[start : start + batch]
             widest = max(map(len, part))
@@ -44,7 +49,7 @@ def run_eager(model: str, lengths: list[int], batch: int) -> dict[str, Any]:
             output = loaded(input_ids=padded, attention_mask=mask, output_attentions=True, use_cache=False)
             assert output.attentions[-1].shape[-1] == widest
             del output
-    return {"seconds": time.perf_counter() - begin, "bytes": peak() - before, "files": 0}
+    return {"seconds": time.perf_counter() - begin, "bytes": peak_memory() - before, "files": 0}
 
 
 def run_attlas(model: str, lengths: list[int], keep: str) -> dict[str, Any]:
@@ -55,18 +60,22 @@ def run_attlas(model: str, lengths: list[int], keep: str) -> dict[str, Any]:
     ids = texts(loaded.config.get_text_config().vocab_size, lengths)
     with tempfile.TemporaryDirectory() as folder:
         attlas.capture(loaded.model, [ids[0][:16]], Path(folder) / "warm.zarr", keep=keep)
-        before, begin = peak(), time.perf_counter()
+        before, begin = peak_memory(), time.perf_counter()
         attlas.capture(loaded.model, ids, Path(folder) / "atlas.zarr", keep=keep)
         seconds = time.perf_counter() - begin
         files = sum(path.is_file() for path in (Path(folder) / "atlas.zarr").rglob("*"))
-    return {"seconds": seconds, "bytes": peak() - before, "files": files}
+    return {"seconds": seconds, "bytes": peak_memory() - before, "files": files}
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def compare(model: str, lengths: list[int], batch: int, keeps: tuple[str, ...], repeats: int) -> None:
+@click.command(help=__doc__)
+@click.argument("model")
+@click.option("--documents", default=2000, show_default=True)
+@click.option("--batch", default=16, show_default=True)
+@click.option("--keep", "keeps", multiple=True, default=("statistics",), show_default=True)
+@click.option("--repeats", default=1, show_default=True)
+def main(model: str, documents: int, batch: int, keeps: tuple[str, ...], repeats: int) -> None:
+    generator = random.Random(0)
+    lengths = [generator.randint(SHORTEST, LONGEST) for _ in range(documents)]
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(repeats):
         for name in ("eager", *keeps):
@@ -76,40 +85,14 @@ def compare(model: str, lengths: list[int], batch: int, keeps: tuple[str, ...], 
                 else:
                     one = pool.apply(run_attlas, (model, lengths, name))
             found.setdefault(name, []).append(one)
-    base = {what: statistics.median(one[what] for one in found["eager"]) for what in ("seconds", "bytes")}
+    base = statistics.median(one["seconds"] for one in found["eager"])
     for name, runs in found.items():
         seconds, size = (statistics.median(one[what] for one in runs) for what in ("seconds", "bytes"))
+        files = f", {runs[0]['files']:,} files" if runs[0]["files"] else ""
         click.echo(
-            f"{name:<11} {seconds:8.1f} s ({base['seconds'] / seconds:5.2f} x faster)  "
-            f"{size / 1e9:6.2f} GB above the loaded model ({size / base['bytes']:5.2f} of eager)  "
-            f"{runs[0]['files'] or '':>5}{' files' if runs[0]['files'] else ''}"
+            f"{name:<11} {seconds:8.1f} s ({base / seconds:5.2f} x as fast)  "
+            f"{human_bytes(size)} above the loaded model{files}"
         )
-
-
-@click.group(help=__doc__)
-def main() -> None: ...
-
-
-@main.command()
-@click.argument("model")
-@click.option("--tokens", default=2048, show_default=True)
-@click.option("--keep", "keeps", multiple=True, default=("statistics", "factors"), show_default=True)
-@click.option("--repeats", default=3, show_default=True)
-def document(model: str, tokens: int, keeps: tuple[str, ...], repeats: int) -> None:
-    compare(model, [tokens], 1, keeps, repeats)
-
-
-@main.command()
-@click.argument("model")
-@click.option("--documents", default=2000, show_default=True)
-@click.option("--batch", default=16, show_default=True)
-@click.option("--keep", "keeps", multiple=True, default=("statistics",), show_default=True)
-@click.option("--repeats", default=1, show_default=True)
-def corpus(model: str, documents: int, batch: int, keeps: tuple[str, ...], repeats: int) -> None:
-    import random
-
-    generator = random.Random(0)
-    compare(model, [generator.randint(20, 200) for _ in range(documents)], batch, keeps, repeats)
 
 
 if __name__ == "__main__":

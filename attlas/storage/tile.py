@@ -1,0 +1,101 @@
+"""A tile chosen as people choose it: one kind, layer and head of a document, some of its queries and keys; as values.
+
+What a command prints, a page draws or a server sends is made of this.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from attlas.engine.passage.selection import describe_indices
+from attlas.errors import InputError
+
+if TYPE_CHECKING:
+    from attlas.storage.atlas import Atlas
+
+__all__ = ["choose_tile", "only_document", "tile_csv", "tile_json"]
+
+DIMS = ("layer", "head", "query", "key")
+
+
+def choose_tile(
+    atlas: Atlas,
+    *,
+    layer: int,
+    head: int,
+    document: str | None = None,
+    kind: str | None = None,
+    queries: slice = slice(None),
+    keys: slice = slice(None),
+) -> xr.DataArray:
+    """Weights (query, key) of one head, float32, loaded; with query_token and key_token.
+
+    >>> choose_tile(atlas, layer=1, head=0, queries=slice(106, 107), keys=slice(48, 50)).values
+    array([[3.06e-05, 9.97e-01]], dtype=float32)
+
+    layer, head: the model's indices; a negative one counts from the end of those captured. document: may be left out
+    where the atlas holds one alone. kind: of the kinds, the first by default. queries, keys: places among the rows and
+    keys of the document. Raises InputError where something chosen does not exist, KeyError for a document, TierError
+    where the atlas keeps no weights.
+    """
+    kind = kind or atlas.kinds[0]
+    if kind not in atlas.kinds:
+        raise InputError(f"{atlas.name} has no {kind} attention: it has {', '.join(atlas.kinds)}")
+    document = only_document(atlas) if document is None else document
+    prefix = "" if kind == "self" else f"{kind}_"
+    attention = atlas[document][f"{prefix}attention"]
+    names = [*DIMS, *(f"{dim}_token{column}" for dim in ("query", "key") for column in ("", "_id"))]
+    attention = attention.rename({f"{prefix}{name}": name for name in names} if prefix else {})
+    layer, head = (_existing(attention, dim, index) for dim, index in (("layer", layer), ("head", head)))
+    tile = attention.sel(layer=layer, head=head).isel(query=queries, key=keys)
+    if 0 in tile.shape:
+        raise InputError(
+            f"nothing is chosen: the document has {attention.shape[2]} queries and {attention.shape[3]} keys, from 0"
+        )
+    return tile.load().assign_attrs(document_id=document, kind=kind, layer=layer, head=head)
+
+
+def only_document(atlas: Atlas) -> str:
+    """The id of the one document that an atlas holds; raises InputError where it holds none or several."""
+    if len(atlas) != 1:
+        ids = list(atlas)
+        some = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+        raise InputError(f"{atlas.name} holds {len(ids)} documents" + (f": name one of them ({some})" if ids else ""))
+    return next(iter(atlas))
+
+
+def tile_json(tile: xr.DataArray) -> dict[str, Any]:
+    """A tile of `choose_tile` ready for JSON: what it is of, its labels, and weight[query][key]."""
+    return {
+        **{name: tile.attrs[name] for name in ("kind", "layer", "head")},
+        "document": tile.attrs["document_id"],
+        **{dim: [int(place) for place in tile[dim].values] for dim in ("query", "key")},
+        **{f"{dim}_token": [str(token) for token in tile[f"{dim}_token"].values] for dim in ("query", "key")},
+        "weight": [[float(weight) for weight in row] for row in tile.values],
+    }
+
+
+def tile_csv(tile: xr.DataArray) -> str:
+    """A tile of `choose_tile` as CSV, a line for each cell; weights with the digits that make them again."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["query", "query_token", "key", "key_token", "weight"])
+    keys, key_tokens = tile["key"].values, tile["key_token"].values
+    for query, token, row in zip(tile["query"].values, tile["query_token"].values, tile.values, strict=True):
+        for key, key_token, weight in zip(keys, key_tokens, row, strict=True):
+            writer.writerow([query, token, key, key_token, repr(float(weight))])
+    return text.getvalue()
+
+
+def _existing(attention: xr.DataArray, dim: str, index: int) -> int:
+    """The label of a layer or head; a negative one counts from the end of those captured."""
+    have = [int(label) for label in attention[dim].values]
+    if index in have:
+        return index
+    if -len(have) <= index < 0:
+        return have[index]
+    raise InputError(f"there is no {dim} {index}: the atlas has {describe_indices(have)}")
