@@ -1,29 +1,31 @@
 """The capture point: one attention function, registered with transformers, through which every model passes.
 
-It turns what a family hands to attention into an `AttentionCall` (factors, values, mask, score rule) and lets the
-listener of the moment answer it. A listener is the probe or a runner.
-
-Suffixes: H query heads, G kv heads, N queries, M keys, D features, V value features.
+It turns what a family hands to attention into an `AttentionCall` (factors, values, mask, score rule) and asks the
+listeners of the moment: one computes, the others record, edit or keep what passes.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
+from attlas.engine.attention.call import AttentionCall, Computing, Listener, Placing
 from attlas.engine.attention.lazy_mask import LazyMask, lazy_mask
 from attlas.engine.attention.position_bias import LazyBias, lazy_position_bias
 from attlas.engine.attention.score_rule import ScoreRule
-from attlas.errors import UnsupportedModelError
+from attlas.engine.listeners.compute import Compute
+from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["IMPLEMENTATION", "AttentionCall", "Listener", "listening"]
+__all__ = ["IMPLEMENTATION", "attending", "own_attention"]
 
 IMPLEMENTATION = "attlas"
 
@@ -34,6 +36,7 @@ HARMLESS = frozenset(
         "is_causal",
         "output_attentions",
         "output_hidden_states",
+        "output_router_logits",
         "position_ids",
         "return_dict",
         "sliding_window",  # the mask twin carries the window; a model that passes one without a mask is caught below
@@ -43,57 +46,117 @@ HARMLESS = frozenset(
 """Arguments that do not change a score, or that the mask tells already."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AttentionCall:
-    """One layer's attention as the model asks for it.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Listeners:
+    """Those who listen to one model, and whether it may drop weights."""
 
-    q_HND, k_GMD, v_GMV: after rotary and normalisation. mask: a LazyMask, or None where the model wants none.
-    causal: with no mask, whether a query sees no later key.
-    """
+    around: tuple[Listener, ...]
+    placing: Placing | None
+    computing: Computing
+    train: bool
 
-    module: nn.Module
-    q_HND: torch.Tensor
-    k_GMD: torch.Tensor
-    v_GMV: torch.Tensor
-    mask: LazyMask | None
-    causal: bool
-    rule: ScoreRule
+    @classmethod
+    def of(cls, listeners: tuple[Listener, ...], train: bool) -> _Listeners:
+        placing = [one for one in listeners if isinstance(one, Placing)]
+        computing = [one for one in listeners if isinstance(one, Computing)]
+        for what, some in (("computes", computing), ("places", placing)):
+            if len(some) > 1:
+                raise InputError(
+                    f"{len(some)} listeners want to be the one that {what} "
+                    f"({', '.join(type(one).__name__ for one in some)}): give one of them"
+                )
+        return cls(listeners, next(iter(placing), None), next(iter(computing), Compute()), train)
+
+    def answer(self, call: AttentionCall) -> torch.Tensor:
+        """The layer's output, (N, H, V)."""
+        call = call.alone() if self.placing is None else self.placing.place(call)
+        seen = []
+        for one in self.around:
+            call = one.before(call)
+            seen.append(call)
+        attended = self.computing.compute(call)
+        for one, its_call in zip(reversed(self.around), reversed(seen), strict=True):
+            attended = one.after(its_call, attended)
+        return attended.out_NHV
 
 
-class Listener(Protocol):
-    """Answers attention calls. Returns the layer's output, (N, H, V) in the values' dtype."""
-
-    def attend(self, call: AttentionCall) -> torch.Tensor: ...
-
-
-_LISTENER: ContextVar[Listener] = ContextVar("attlas_listener")
+_LISTENERS: ContextVar[_Listeners] = ContextVar("attlas_listeners")
+_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
 
 
 @contextmanager
-def listening(model: PreTrainedModel, listener: Listener) -> Iterator[None]:
-    """Inside, every attention layer of `model` asks `listener`. The model's own implementation comes back after.
+def attending(model: PreTrainedModel, *listeners: Listener, grad: bool = False, train: bool = False) -> Iterator[None]:
+    """Inside, every attention layer of `model` asks the listeners, nested as given; see `Listener`.
 
-    The model is in eval mode meanwhile: dropout would make weights that no factor explains.
+    At most one of them computes, and at most one places the calls in a passage: without, the kernels compute, and the
+    model's input is one document alone. grad: autograd is on, also under a caller's inference mode; inputs made under
+    that must be made anew. A backward pass belongs inside too where it runs layers again, as checkpoints do.
+    train: the model is in train mode, dropout on; else in eval mode.
+
+    Whatever happens, all the model's settings come back after. A second thread that asks for the same model waits: the
+    settings lie in the model object. Raises UnsupportedModelError where the model cannot be set, InputError where two
+    listeners want to compute.
     """
-    before, training = model.config._attn_implementation, model.training
-    _set_implementation(model, IMPLEMENTATION)
-    model.eval()
-    token = _LISTENER.set(listener)
-    try:
-        with torch.inference_mode(), lazy_position_bias(model):
+    asked = _Listeners.of(listeners, train)
+    with _set_to(model, IMPLEMENTATION, train=train), lazy_position_bias(model), ExitStack() as stack:
+        token = _LISTENERS.set(asked)
+        stack.callback(_LISTENERS.reset, token)
+        stack.enter_context(torch.inference_mode(not grad))
+        if grad:
+            stack.enter_context(torch.enable_grad())
+            # checkpoints run layers again in the backward pass: in this thread, which knows the listeners
+            stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        yield
+
+
+@contextmanager
+def own_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model runs under its own eager attention, in eval mode and without gradients."""
+    with _set_to(model, "eager", train=False), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def _set_to(model: PreTrainedModel, implementation: str, *, train: bool) -> Iterator[None]:
+    """Inside, this thread alone has the model, with this attention and mode; its own of every part come back after."""
+    with _lock_of(model):
+        settings = [(config, config._attn_implementation_internal) for config in _configs(model)]
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            model.set_attn_implementation(implementation)
+            if model.config._attn_implementation != implementation:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} ({model.config.model_type}) does not let its attention be set to "
+                    f"{implementation!r}"
+                )
+            model.train(train)
             yield
-    finally:
-        _LISTENER.reset(token)
-        model.train(training)
-        _set_implementation(model, before)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for config, before in settings:
+                config._attn_implementation_internal = before
 
 
-def _set_implementation(model: PreTrainedModel, name: str) -> None:
-    model.set_attn_implementation(name)
-    if model.config._attn_implementation != name:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} ({model.config.model_type}) does not let its attention be set to {name!r}"
-        )
+def _lock_of(model: PreTrainedModel) -> threading.RLock:
+    """One lock for a model, with its head or without."""
+    base = model.base_model
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(base if isinstance(base, PreTrainedModel) else model, threading.RLock())
+
+
+def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
+    """Every configuration that holds an attention setting, each once."""
+    found: dict[int, PreTrainedConfig] = {}
+    waiting = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    while waiting:
+        config = waiting.pop()
+        if id(config) not in found:
+            found[id(config)] = config
+            parts = (getattr(config, name, None) for name in config.sub_configs)
+            waiting += [part for part in parts if isinstance(part, PreTrainedConfig)]
+    return list(found.values())
 
 
 def _attention(
@@ -108,8 +171,8 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: query (1, H, N, D), key (1, G, M, D), value (1, G, M, V) -> (1, N, H, V)."""
     family = type(module).__name__
-    listener = _LISTENER.get(None)
-    if listener is None:
+    listeners = _LISTENERS.get(None)
+    if listeners is None:
         raise RuntimeError(
             f"{family} was called with attention set to {IMPLEMENTATION!r} outside a capture; "
             "set it back with model.set_attn_implementation('sdpa')"
@@ -118,7 +181,7 @@ def _attention(
         raise UnsupportedModelError(f"{family} was called with a batch of {query.shape[0]}; a capture has no batch")
     if query.shape[1] % key.shape[1]:
         raise UnsupportedModelError(f"{family} has {query.shape[1]} heads over {key.shape[1]} kv heads")
-    if dropout:
+    if dropout and not listeners.train:
         raise UnsupportedModelError(f"{family} applies dropout to its weights although the model is in eval mode")
     scaling = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     rule = _score_rule(family, query.shape[1], scaling, kwargs)
@@ -130,7 +193,7 @@ def _attention(
         raise UnsupportedModelError(
             f"{family} builds its own mask ({type(attention_mask).__name__}), from which no key interval can be told"
         )
-    out_NHV = listener.attend(
+    out_NHV = listeners.answer(
         AttentionCall(
             module=module,
             q_HND=query[0],
@@ -139,6 +202,7 @@ def _attention(
             mask=attention_mask,
             causal=causal,
             rule=rule,
+            dropout=float(dropout),
         )
     )
     return out_NHV[None], None

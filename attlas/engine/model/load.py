@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from attlas.engine.model.identity import ModelIdentity, loaded_identity
@@ -27,11 +35,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
-    """A model ready for capture: the base model (no language-model head), its tokenizer where it has one."""
+    """A model ready for capture: the base model (no language-model head), its tokenizer where it has one.
+
+    with_head: where it was asked for, the whole model, which gives logits; `model` is the part under its head.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     identity: ModelIdentity
+    with_head: PreTrainedModel | None = None
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -50,25 +62,38 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     placement: Placement | None = None,
+    head: bool = False,
 ) -> LoadedModel:
     """Load and check a model. Weights come from safetensors or gguf only; no code from a repository is run.
 
     dtype: "auto" (the checkpoint's own; float32 for gguf), "float32", "bfloat16" or "float16".
     device: "auto" (a GPU where there is one), or torch's name for it. placement: where weights go that do not fit.
+    head: also load, or of a model object keep, the language-model head, for logits; its logits are the largest tensor
+    of a long document, and a capture needs none.
     Raises InputError where it cannot be found or read, UnsupportedModelError where its attention cannot be captured.
     """
     if isinstance(source, PreTrainedModel):
         name = source.name_or_path or type(source).__name__
         found = find_tokenizer(tokenizer, {}) if isinstance(tokenizer, str) else tokenizer
-        model = _base(source)
+        whole = source
     else:
         name = str(source)
         where = source_arguments(source, revision)
-        load_config(source, revision=revision)  # the smallest file first: what is not there is told once, and early
+        config = load_config(
+            source, revision=revision
+        )  # the smallest file first: what is missing is told once, and early
         found = find_tokenizer(tokenizer, where) if tokenizer is None or isinstance(tokenizer, str) else tokenizer
-        model = _load(AutoModel, name, where, dtype, device, placement)
+        whole = _load(_head_class(name, config) if head else AutoModel, name, where, dtype, device, placement)
+    if head and whole.get_output_embeddings() is None:
+        raise _no_head(name, type(whole).__name__)
+    model = _base(whole)
     check_supported(model)
-    return LoadedModel(model=model, tokenizer=found, identity=loaded_identity(name, revision, model))
+    return LoadedModel(
+        model=model,
+        tokenizer=found,
+        identity=loaded_identity(name, revision, model),
+        with_head=whole if head else None,
+    )
 
 
 def load_shard(
@@ -86,7 +111,7 @@ def load_shard(
     where = source_arguments(source, revision)
     config = load_config(source, revision=revision)
     if stop - start == sum(stack.layers for stack in stacks):
-        return Shard(_load(AutoModel, str(source), where, dtype, device, placement), stacks, start, stop)
+        return Shard(_base(_load(AutoModel, str(source), where, dtype, device, placement)), stacks, start, stop)
     model = _load(shard_class(config, stacks, start, stop), str(source), where, dtype, device, placement)
     link(model, stacks)
     return Shard(model, stacks, start, stop)
@@ -155,10 +180,34 @@ def _load(
             + (f" and {len(what) - 3} more" if len(what) > 3 else "")
             + "): they would be random; give a complete checkpoint"
         )
-    model = _base(model)
     if placement is None:
         torch.nn.Module.to(model, device)  # transformers' own `to` is typed for its models alone
-    return model
+    found: PreTrainedModel = model
+    return found
+
+
+HEADS = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMaskedLM)
+
+
+def _head_class(name: str, config: PreTrainedConfig) -> Any:
+    """The class with a language-model head that a checkpoint was saved from, else what its family usually has."""
+    classes: dict[Any, Any] = {
+        auto: auto._model_mapping[type(config)] for auto in HEADS if type(config) in auto._model_mapping
+    }
+    for auto, cls in classes.items():
+        if cls.__name__ in (config.architectures or ()):
+            return auto
+    usual = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if not classes:
+        raise _no_head(name, config.model_type)
+    return usual if usual in classes else next(iter(classes))
+
+
+def _no_head(name: str, kind: str) -> InputError:
+    return InputError(
+        f"{name} ({kind}) has no language-model head, and so no logits: give a model of text that predicts tokens "
+        "(causal, masked or sequence-to-sequence)"
+    )
 
 
 @contextmanager

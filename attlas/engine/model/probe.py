@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from attlas.engine.attention.interface import AttentionCall, listening
-from attlas.engine.kernels.reference import TokenFacts, attend
+from attlas.engine.attention.interface import attending, own_attention
+from attlas.engine.listeners.probe import LayoutListener
 from attlas.engine.listeners.sink import LayerBlock, MapTile
-from attlas.engine.model.layout import KINDS, LayerLayout, ModelLayout
+from attlas.engine.model.layout import LayerLayout, ModelLayout
 from attlas.engine.model.load import LoadedModel
 from attlas.engine.model.positions import rotary_depends_on_length
 from attlas.engine.model.shard import Shard
@@ -29,12 +29,13 @@ from attlas.engine.model.support import interface_modules
 from attlas.engine.passage.documents import Document, Tokens, plan_packs
 from attlas.engine.passage.passage import Passage, passages
 from attlas.engine.passage.runner import ShardRunner, final_states
-from attlas.errors import MissingAttentionError, UnsupportedModelError
+from attlas.errors import UnsupportedModelError
 
 __all__ = ["LocalStage", "ProbeStage", "layout_of", "own_layout", "probe", "probe_stages"]
 
 PROBE_TOKENS = 24
 SOURCE_TOKENS, TARGET_TOKENS = 17, 11
+LENGTHS = {"text": PROBE_TOKENS, "source": SOURCE_TOKENS, "target": TARGET_TOKENS}
 TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
 """Largest accepted |capture - eager| / |eager| of the last hidden state; rounding alone stays far below."""
 SAME_RUN = 1e-5
@@ -119,8 +120,8 @@ class LocalStage:
     def forward(self, inputs: dict[str, Any], state: Any, attention: str) -> tuple[Any, tuple[LayerLayout, ...]]:
         if attention == "eager":
             return self._eager(inputs, state), ()
-        listener = _Listener(self.shard.model)
-        with listening(self.shard.model, listener):
+        listener = LayoutListener(self.shard.model, LENGTHS)
+        with attending(self.shard.model, listener):
             output = self.shard.forward(inputs, state)
         listener.check_all_fired()
         return _handed_on(output), tuple(listener.calls)
@@ -131,16 +132,8 @@ class LocalStage:
         return [_handed_on(opened.step(chunk, state)) for chunk, state in enumerate(states)]
 
     def _eager(self, inputs: dict[str, Any], state: Any) -> Any:
-        model = self.shard.model
-        before, training = model.config._attn_implementation, model.training
-        model.set_attn_implementation("eager")
-        model.eval()
-        try:
-            with torch.inference_mode():
-                return _handed_on(self.shard.forward(inputs, state))
-        finally:
-            model.train(training)
-            model.set_attn_implementation(before)
+        with own_attention(self.shard.model):
+            return _handed_on(self.shard.forward(inputs, state))
 
 
 def _handed_on(output: Any) -> Any:
@@ -233,75 +226,6 @@ class _Run:
 def _tensor(state: Any) -> torch.Tensor:
     assert isinstance(state, torch.Tensor), "the last shard hands on the model's final states"
     return state.cpu()
-
-
-class _Listener:
-    """Records every attention call of one forward pass, and answers it with the reference kernel."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.names = {id(module): name for name, module in model.named_modules()}
-        self.expected = interface_modules(model)
-        self.is_pair = bool(model.config.is_encoder_decoder)
-        self.calls: list[LayerLayout] = []
-
-    def attend(self, call: AttentionCall) -> torch.Tensor:
-        queries, keys = call.q_HND.shape[1], call.k_GMD.shape[1]
-        kind = self._kind(queries, keys)
-        own_N = np.arange(queries)
-        if KINDS[kind][0] != KINDS[kind][1]:
-            start_N, stop_N = np.zeros(queries, dtype=np.int64), np.full(queries, keys)
-        elif call.mask is not None:
-            start_N, stop_N = call.mask.intervals(own_N, np.full(queries, keys))
-        else:
-            start_N, stop_N = np.zeros(queries, dtype=np.int64), own_N + 1 if call.causal else np.full(queries, keys)
-        self.calls.append(
-            LayerLayout(
-                kind=kind,
-                layer=-1,
-                module=self.names[id(call.module)],
-                heads=call.q_HND.shape[0],
-                kv_heads=call.k_GMD.shape[0],
-                features=call.q_HND.shape[2],
-                value_features=call.v_GMV.shape[2],
-                dtype=str(call.q_HND.dtype).removeprefix("torch."),
-                rule=call.rule,
-                causal=bool((stop_N <= own_N + 1).all()) and kind != "cross",
-            )
-        )
-        facts = TokenFacts(
-            first_N=np.zeros(queries, dtype=np.int64),
-            own_N=None if kind == "cross" else own_N,
-            ids_N=own_N,
-            ids_M=np.arange(keys),
-            special_M=np.zeros(keys, dtype=np.bool_),
-        )
-        return attend(
-            call.q_HND, call.k_GMD, call.v_GMV, call.rule, start_N=start_N, stop_N=stop_N, facts=facts
-        ).out_NHV
-
-    def _kind(self, queries: int, keys: int) -> str:
-        if not self.is_pair:
-            return "self"
-        kinds = {
-            (SOURCE_TOKENS, SOURCE_TOKENS): "encoder",
-            (TARGET_TOKENS, TARGET_TOKENS): "decoder",
-            (TARGET_TOKENS, SOURCE_TOKENS): "cross",
-        }
-        if (queries, keys) not in kinds:
-            raise UnsupportedModelError(
-                f"an attention layer takes {queries} queries and {keys} keys for {SOURCE_TOKENS} source and "
-                f"{TARGET_TOKENS} target tokens: it changes the length of the sequence"
-            )
-        return kinds[queries, keys]
-
-    def check_all_fired(self) -> None:
-        fired = {call.module for call in self.calls}
-        silent = sorted(set(self.expected) - fired)
-        if silent:
-            raise MissingAttentionError(
-                f"{len(silent)} of {len(self.expected)} attention layers took no part in a run over text "
-                f"({', '.join(silent[:3])}); for a model of several modalities capture its language model alone"
-            )
 
 
 class _NoSink:

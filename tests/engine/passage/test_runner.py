@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from attlas.engine.listeners import record as record_module
 from attlas.engine.model.load import load_model
 from attlas.engine.model.probe import probe
 from attlas.engine.model.shard import Shard
-from attlas.engine.passage import runner as runner_module
 from attlas.engine.passage.documents import plan_packs
 from attlas.engine.passage.passage import passages
 from attlas.engine.passage.runner import ShardRunner
@@ -65,7 +65,7 @@ def test_chunks_give_the_rows_and_hidden_states_of_one_pass(name: str, chunk: in
 
 @pytest.mark.parametrize("chunk", [None, 11])
 def test_map_tiles_cover_every_row_once(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "MAP_ROWS", 8)
+    monkeypatch.setattr(record_module, "MAP_ROWS", 8)
     inputs, sink, _ = captured("mistral", keep="maps", chunk_tokens=chunk)
     model = build_model(BY_NAME["mistral"])
     for number, document in enumerate(inputs):

@@ -1,0 +1,190 @@
+"""The listener that records: sends the kept layers' factors, statistics and maps to a sink.
+
+Suffixes: H query heads, G kv heads, N the rows of one chunk, R the kept ones, M keys so far, D features; Q and K the
+rows and keys of one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attlas.engine.attention.call import AttentionCall, Listener
+from attlas.engine.kernels import dispatch
+from attlas.engine.kernels.reference import TILE_BYTES, Attended, weights
+from attlas.engine.kernels.row_statistics import statistic_names
+from attlas.engine.listeners.finite import check_finite
+from attlas.engine.listeners.sink import LayerBlock, MapTile, Sink
+from attlas.engine.model.layout import KindLayout
+from attlas.engine.passage.chunk_rows import ChunkRows
+from attlas.engine.passage.passage import AxisTokens
+
+__all__ = ["Record"]
+
+MAP_ROWS = 512
+
+Indices = NDArray[np.int64]
+
+
+class Record(Listener):
+    """Records what the model asks and is answered where it stands: an edit behind it is in the output alone.
+
+    keep: the tier. kinds: by name, the layers and heads to keep. document_ids: number -> id, for messages.
+    tile_bytes: size of a score tile of the reference kernel. The calls must be placed in a passage.
+    Raises NotFiniteError naming document, layer, head and token; what the sink then holds must not be committed.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        keep: str,
+        kinds: Mapping[str, KindLayout],
+        document_ids: Callable[[int], str] = str,
+        tile_bytes: int = TILE_BYTES,
+    ) -> None:
+        self.sink, self.keep, self.kinds, self.document_ids = sink, keep, kinds, document_ids
+        self.tile_bytes = tile_bytes
+
+    def before(self, call: AttentionCall) -> AttentionCall:
+        rows = _chunk(call)
+        _Where(self.document_ids, rows).check_factors(call.q_HND, call.k_GMD)
+        return replace(call, measure=self._measure(self._kept(rows), rows))
+
+    def after(self, call: AttentionCall, attended: Attended) -> Attended:
+        rows = _chunk(call)
+        kind = self._kept(rows)
+        _Where(self.document_ids, rows).check_rows(attended.rows.lse_HN, call.measure)
+        if kind is not None:
+            self.sink.write(self._block(call, kind, rows, attended))
+            if self.keep == "maps" and len(rows.ordinal_R):
+                self._write_maps(call, kind, rows, attended)
+        return attended
+
+    def _kept(self, rows: ChunkRows) -> KindLayout | None:
+        """The kind of a layer that is kept."""
+        kind = self.kinds.get(rows.layout.kind)
+        return kind if kind is not None and rows.layout.layer in kind.layers else None
+
+    def _measure(self, kind: KindLayout | None, rows: ChunkRows) -> dispatch.Measure:
+        if kind is None:
+            return dispatch.Measure(tile_bytes=self.tile_bytes)
+        statistics = self.keep == "statistics"
+        return dispatch.Measure(
+            names=statistic_names(same_axis=kind.same_axis, sinks=kind.has_sinks) if statistics else (),
+            histogram=statistics,
+            head_gram=statistics,
+            heads=None if len(kind.heads) == rows.layout.heads else np.array(kind.heads),
+            rows=rows.chosen_R,
+            tile_bytes=self.tile_bytes,
+        )
+
+    def _block(self, call: AttentionCall, kind: KindLayout, rows: ChunkRows, attended: Attended) -> LayerBlock:
+        factors, measured = self.keep != "statistics", attended.rows
+        first_R = rows.kept(rows.facts.first_N)
+        any_row = bool(len(first_R))
+        return LayerBlock(
+            kind=kind.kind,
+            layer=rows.layout.layer,
+            query_start=rows.row_start,
+            key_start=rows.key_axis.token_start + rows.own_keys.start,
+            q_HND=_host(_picked(call.q_HND, kind.heads, rows.chosen_R)) if factors and any_row else None,
+            k_GMD=_host(_picked(call.k_GMD[:, rows.own_keys], kind.kv_heads, None)) if factors else None,
+            lse_HN=_host(measured.lse_HN) if any_row else None,
+            interval_start_N=(rows.kept(rows.start_N) - first_R).astype(np.int32) if any_row else None,
+            interval_stop_N=(rows.kept(rows.stop_N) - first_R).astype(np.int32) if any_row else None,
+            statistics={name: _host(value) for name, value in measured.statistics.items()},
+            histogram_HB=None if measured.histogram_HB is None else _host(measured.histogram_HB),
+            head_gram_HH=None if measured.head_gram_HH is None else _host(measured.head_gram_HH),
+        )
+
+    def _write_maps(self, call: AttentionCall, kind: KindLayout, rows: ChunkRows, attended: Attended) -> None:
+        """Materialise the kept rows tile by tile; a tile lies within one document and starts on a multiple of
+        MAP_ROWS of its rows."""
+        own = rows.rows
+        position_R, document_R = rows.kept(rows.query_axis.position_T[own]), rows.kept(rows.query_axis.document_T[own])
+        first_R = rows.kept(rows.facts.first_N)
+        start_R, stop_R = rows.kept(rows.start_N) - first_R, rows.kept(rows.stop_N) - first_R
+        q_HRD, k_GMD = _picked(call.q_HND, kind.heads, rows.chosen_R), call.k_GMD
+        if len(kind.heads) != call.q_HND.shape[0]:
+            k_GMD = k_GMD[np.array(kind.heads) // kind.group]
+        rule = call.rule.for_heads(np.array(kind.heads))
+        edges = np.flatnonzero((rows.ordinal_R % MAP_ROWS == 0) | (np.diff(document_R, prepend=-1) != 0))
+        for begin, end in zip(edges, [*edges[1:], len(position_R)], strict=True):
+            tile, first = slice(int(begin), int(end)), int(first_R[begin])
+            low, high = int(start_R[tile].min()) // MAP_ROWS * MAP_ROWS, int(stop_R[tile].max())
+            for key in range(low, high, MAP_ROWS):
+                key_stop = min(key + MAP_ROWS, high)
+                a_HQK = weights(
+                    q_HRD[:, tile],
+                    k_GMD[:, first + key : first + key_stop],
+                    attended.rows.lse_HN[:, tile],
+                    rule,
+                    start_Q=start_R[tile],
+                    stop_Q=stop_R[tile],
+                    query_positions_Q=position_R[tile],
+                    key_positions_K=np.arange(key, key_stop),
+                )
+                self.sink.write_map(
+                    MapTile(
+                        kind=kind.kind,
+                        layer=rows.layout.layer,
+                        document=int(document_R[begin]),
+                        query_start=int(rows.ordinal_R[begin]),
+                        key_start=key,
+                        a_HQK=_host(a_HQK),
+                    )
+                )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Where:
+    """Where a chunk's rows and keys lie, for the message of an error."""
+
+    document_ids: Callable[[int], str]
+    chunk: ChunkRows
+
+    def check_factors(self, q_HND: torch.Tensor, k_GMD: torch.Tensor) -> None:
+        chunk = self.chunk
+        key_place = np.arange(chunk.own_keys.start, chunk.own_keys.stop)
+        row_place = np.arange(chunk.rows.start, chunk.rows.stop)
+        self._check("q", q_HND, chunk.query_axis, row_place, None, "head")
+        self._check("k", k_GMD[:, chunk.own_keys], chunk.key_axis, key_place, None, "kv head")
+
+    def check_rows(self, lse_HN: torch.Tensor, measure: dispatch.Measure) -> None:
+        row_place = self.chunk.kept(np.arange(self.chunk.rows.start, self.chunk.rows.stop))
+        self._check("the score", lse_HN[:, :, None], self.chunk.query_axis, row_place, measure.heads, "head")
+
+    def _check(
+        self, what: str, x_HND: torch.Tensor, axis: AxisTokens, place_N: Indices, heads: Indices | None, head_word: str
+    ) -> None:
+        layout = self.chunk.layout
+        check_finite(
+            x_HND,
+            lambda head, row, value: (
+                f"{what} is {value} in document {self.document_ids(int(axis.document_T[place_N[row]]))!r}, "
+                f"{layout.kind} layer {layout.layer}, {head_word} {head if heads is None else heads[head]}, "
+                f"token {int(axis.position_T[place_N[row]])}: the weights, or {layout.dtype} arithmetic, "
+                "overflow there; nothing of this pack is kept -- check the model, or try --dtype float32"
+            ),
+        )
+
+
+def _chunk(call: AttentionCall) -> ChunkRows:
+    assert call.chunk is not None, "what is recorded lies in a passage"
+    return call.chunk
+
+
+def _picked(x_HND: torch.Tensor, heads: tuple[int, ...], rows: Indices | None) -> torch.Tensor:
+    """Some heads and rows; x itself where that is all of them."""
+    if len(heads) != x_HND.shape[0]:
+        x_HND = x_HND[list(heads)]
+    return x_HND if rows is None else x_HND[:, rows]
+
+
+def _host(x: torch.Tensor) -> torch.Tensor:
+    return x.detach().cpu()
