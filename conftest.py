@@ -1,4 +1,4 @@
-"""What every docstring example finds: `attlas`, and the atlas that `attlas demo` makes, as `demo.zarr`, `atlas`, `page`."""
+"""What every docstring example finds: `attlas`, and the atlas of `attlas demo` as `demo.zarr`, `atlas` and `page`."""
 
 from __future__ import annotations
 
