@@ -200,9 +200,8 @@ class Uniform(Listener):
     def compute(self, call: AttentionCall) -> Attended:
         problem = call.problem()
         v_HMV = call.v_GMV.repeat_interleave(call.q_HND.shape[0] // len(call.v_GMV), 0)
-        rows = [
-            v_HMV[:, start:stop].mean(1) for start, stop in zip(problem.start_N.tolist(), problem.stop_N.tolist(), strict=True)
-        ]  # fmt: skip
+        intervals = zip(problem.start_N.tolist(), problem.stop_N.tolist(), strict=True)
+        rows = [v_HMV[:, start:stop].mean(1) for start, stop in intervals]
         return Attended(out_NHV=torch.stack(rows), rows=None)  # type: ignore[arg-type]
 
 
