@@ -15,7 +15,8 @@ import torch
 
 from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels import reference
-from attlas.engine.kernels.reference import TokenFacts
+from attlas.engine.kernels.measure import Measure
+from attlas.engine.kernels.problem import Problem, TokenFacts
 from attlas.engine.kernels.row_statistics import statistic_names
 
 CHECKED_ROWS = 256
@@ -43,11 +44,14 @@ def _one_length(tokens: int, heads: int, groups: int, features: int, dtype: torc
     q, k, v = (torch.randn(n, tokens, features, device="cuda", dtype=dtype) for n in (heads, groups, groups))
     own = np.arange(tokens)
     ids = np.random.default_rng(0).integers(0, 5000, tokens)
-    facts = TokenFacts(first_N=own * 0, own_N=own, ids_N=ids, ids_M=ids, special_M=own == 0)
-    rule, names = ScoreRule(scaling=features**-0.5), statistic_names(same_axis=True, sinks=False)
+    problem = Problem(
+        q_HND=q, k_GMD=k, rule=ScoreRule(scaling=features**-0.5), start_N=own * 0, stop_N=own + 1,
+        tokens=TokenFacts(first_N=own * 0, own_N=own, ids_N=ids, ids_M=ids, special_M=own == 0),
+    )  # fmt: skip
+    names = statistic_names(same_axis=True, sinks=False)
 
     def ours(wanted: tuple[str, ...]) -> Any:
-        return cuda.attend(q, k, v, rule, start_N=own * 0, stop_N=own + 1, facts=facts, names=wanted)
+        return cuda.attend(problem, v, wanted)
 
     runs: dict[str, Callable[[], Any]] = {
         "sdpa": lambda: torch.nn.functional.scaled_dot_product_attention(
@@ -56,7 +60,7 @@ def _one_length(tokens: int, heads: int, groups: int, features: int, dtype: torc
         "output and lse": lambda: ours(()),
         "all statistics": lambda: ours(names),
     }
-    _check(runs["all statistics"](), q, k, v, rule, facts, names)
+    _check(runs["all statistics"](), problem, v, names)
     times: dict[str, list[float]] = {name: [] for name in runs}
     peaks: dict[str, int] = {}
     for _ in range(repeats):
@@ -81,19 +85,14 @@ def _one_length(tokens: int, heads: int, groups: int, features: int, dtype: torc
         )
 
 
-def _check(found: Any, q: Any, k: Any, v: Any, rule: ScoreRule, facts: TokenFacts, names: tuple[str, ...]) -> None:
+def _check(found: Any, problem: Problem, v: Any, names: tuple[str, ...]) -> None:
     """The last rows against the reference in float64; raises where one is off."""
-    rows = slice(q.shape[1] - CHECKED_ROWS, q.shape[1])
-    assert facts.own_N is not None, "self-attention"
-    own = facts.own_N[rows]
-    some = TokenFacts(
-        first_N=facts.first_N[rows], own_N=own, ids_N=facts.ids_N[rows], ids_M=facts.ids_M, special_M=facts.special_M
-    )
-    for h in range(0, q.shape[0], max(1, q.shape[0] // 2)):
-        g = h // (q.shape[0] // k.shape[0])
+    rows, shared = slice(problem.rows - CHECKED_ROWS, problem.rows), problem.heads // problem.groups
+    last = problem.of(rows=np.arange(problem.rows)[rows])
+    for h in range(0, problem.heads, max(1, problem.heads // 2)):
+        g = h // shared
         expected = reference.attend(
-            q[h : h + 1, rows].double(), k[g : g + 1].double(), v[g : g + 1].double(), rule, facts=some, names=names,
-            start_N=own * 0, stop_N=own + 1, dtype=torch.float64,
+            last.of(heads=np.array([h])), v[g : g + 1].double(), Measure(names=names), dtype=torch.float64
         )  # fmt: skip
         torch.testing.assert_close(found.rows.lse_HN[h : h + 1, rows].double(), expected.rows.lse_HN, atol=1e-4, rtol=0)
         out = found.out_NHV[rows, h : h + 1].double()

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from attlas.analysis.documents import DocumentSums, DocumentValues, split_documents
 from attlas.analysis.question import Question
-from attlas.engine.kernels.survey import Survey, copies, survey
+from attlas.engine.kernels.door import survey
+from attlas.engine.kernels.row_statistics import statistic_names
+from attlas.engine.kernels.survey import Survey, SurveyMeasure, copies
 from attlas.jobs.blocks import Block
 from attlas.jobs.features import LOCAL, OFFSETS, SCALARS, Features, Sums
-from attlas.jobs.load import BlockRows, Source, load_factors, load_rows
+from attlas.jobs.load import BlockRows, Source, load_problem, load_rows
 
 __all__ = ["Part", "measure_block"]
 
@@ -94,15 +96,16 @@ def _measure(source: Source, block: Block, question: Question) -> Part:
 
 
 def _through_kernel(source: Source, block: Block, rows: BlockRows, features: Features) -> Survey:
-    q_HRD, k_GMD, lse_HR = load_factors(source, block, rows)
+    problem, lse_HR = load_problem(source, block, rows)
     sampled = block.drawn is not None
-    return survey(
-        q_HRD, k_GMD, source.rule(block.documents.kind, block.label, block.layer), lse_HN=lse_HR, start_N=rows.start_R,
-        stop_N=rows.stop_R, facts=rows.facts, marked_M=rows.separator_M,
-        edges_T=np.array(features.edges, dtype=np.int64), limit_C=np.array(features.thresholds, dtype=np.float32),
+    measure = SurveyMeasure(
+        names=statistic_names(same_axis=block.documents.same_axis, sinks=problem.rule.sink_H is not None),
+        marked_M=rows.separator_M, edges_T=np.array(features.edges, dtype=np.int64),
+        limit_C=np.array(features.thresholds, dtype=np.float32),
         group_N=np.arange(len(block.row_R)) if sampled else rows.document_R,
         groups=len(block.row_R) if sampled else len(block.group_D), row_gram=sampled,
     )  # fmt: skip
+    return survey(problem, lse_HR, measure)
 
 
 def _sampled(
@@ -252,9 +255,9 @@ def _eligible(block: Block, rows: BlockRows) -> dict[str, NDArray[np.bool_]]:
         "sink": choice_R & sees(rows.first_R) & ((rows.position_R > 0) | (not block.documents.same_axis)),
         "separator": choice_R & (_separators(rows) > 0),
     }
-    if rows.facts.own_N is not None:
-        copies_R2 = copies(rows.facts, rows.start_R, rows.stop_R)
-        before_R = rows.facts.own_N - 1
+    if rows.tokens.own_N is not None:
+        copies_R2 = copies(rows.tokens, rows.start_R, rows.stop_R)
+        before_R = rows.tokens.own_N - 1
         found |= {
             "previous": choice_R & (before_R >= rows.first_R) & sees(before_R),
             "duplicate": choice_R & (copies_R2[:, 0] > 0),
@@ -288,10 +291,10 @@ def _plain(block: Block, rows: BlockRows, features: Features) -> Floats:
             keys_R = _separators(rows) if name == "separator" else 1
             put(f"{name}_rows", eligible[name])
             put(f"{name}_uniform", eligible[name] * keys_R / visible_R)
-    own_R = rows.facts.own_N
+    own_R = rows.tokens.own_N
     if own_R is None:
         return out_RP
-    copies_R2 = copies(rows.facts, rows.start_R, rows.stop_R)
+    copies_R2 = copies(rows.tokens, rows.start_R, rows.stop_R)
     for i, name in enumerate(("duplicate", "induction")):
         put(f"{name}_rows", eligible[name])
         put(f"{name}_uniform", eligible[name] * copies_R2[:, i] / visible_R)

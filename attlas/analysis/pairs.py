@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from attlas.analysis.layer import cosine
 from attlas.engine.kernels.divergence import shannon_distances
-from attlas.engine.kernels.reference import weights
+from attlas.engine.kernels.door import weights
 from attlas.jobs.blocks import Block, layer_blocks
 from attlas.jobs.corpus import Corpus
-from attlas.jobs.load import Source, load_factors, load_rows
+from attlas.jobs.load import Source, load_problem, load_rows
 from attlas.jobs.sampling import draw
 
 __all__ = ["Pairs", "finish_pairs", "measure_pairs", "plan_pairs"]
@@ -129,11 +129,5 @@ def _weights(source: Source, block: Block, layer: int, label: int) -> tuple[NDAr
     """(H, R, K) weights of the block's rows in one layer, and the key its first column stands for."""
     here = replace(block, layer=layer, label=label)
     rows = load_rows(source, here)
-    q_HRD, k_GMD, lse_HR = load_factors(source, here, rows)
-    own_R = rows.facts.own_N
-    a_HRK = weights(
-        q_HRD, k_GMD, lse_HR, source.rule(block.documents.kind, label, layer), start_Q=rows.start_R,
-        stop_Q=rows.stop_R, query_positions_Q=rows.start_R if own_R is None else own_R,
-        key_positions_K=np.arange(rows.keys),
-    )  # fmt: skip
-    return a_HRK.numpy(), rows.low
+    problem, lse_HR = load_problem(source, here, rows)
+    return weights(problem, lse_HR).numpy(), rows.low

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.engine.kernels.row_statistics import (
+from attlas.engine.kernels.histogram import (
     gini_from_histogram,
     quantiles_from_histogram,
     share_below,

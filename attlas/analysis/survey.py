@@ -15,7 +15,7 @@ from attlas.analysis.layer import LayerAnswer, finish_layer
 from attlas.analysis.measure import measure_block
 from attlas.analysis.quantities import Quantity
 from attlas.analysis.question import Question
-from attlas.engine.kernels.row_statistics import FINE_BINS, HISTOGRAM_BINS
+from attlas.engine.kernels.histogram import FINE_BINS, HISTOGRAM_BINS
 from attlas.engine.kernels.survey import distance_edges
 from attlas.errors import InputError
 from attlas.jobs.blocks import Plan, plan_blocks

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.engine.kernels.row_statistics import FINE_BINS
+from attlas.engine.kernels.histogram import FINE_BINS
 from attlas.engine.kernels.survey import REACH
 
 __all__ = ["LOCAL", "OFFSETS", "SCALARS", "Features", "Sums", "joined"]

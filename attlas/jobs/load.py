@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from attlas.engine.attention.score_rule import ScoreRule
-from attlas.engine.kernels.reference import TokenFacts
+from attlas.engine.kernels.problem import Problem, TokenFacts
 from attlas.jobs.blocks import Block
 from attlas.storage import Atlas
 from attlas.storage.schema import rule_from_store
 from attlas.storage.zarr_shard_reader import ShardReaders
 
-__all__ = ["BlockRows", "Source", "load_factors", "load_rows", "source_of"]
+__all__ = ["BlockRows", "Source", "load_problem", "load_rows", "source_of"]
 
 Indices = NDArray[np.int64]
 
@@ -73,7 +73,7 @@ class BlockRows:
     start_R: Indices
     stop_R: Indices
     first_R: Indices
-    facts: TokenFacts
+    tokens: TokenFacts
     separator_M: NDArray[np.bool_]
     low: int
     keys: int
@@ -115,16 +115,16 @@ def load_rows(source: Source, block: Block) -> BlockRows:
         if not inside_R.all():  # a query whose own position no row here sees
             every = np.asarray(source.array(f"tokens/{documents.key_axis}/token_id")[...])
             ids_R[~inside_R] = every[(own_R + low)[~inside_R]]
-    facts = TokenFacts(first_N=key_start_R - low, own_N=own_R, ids_N=ids_R, ids_M=ids_M, special_M=special_M)
+    tokens = TokenFacts(first_N=key_start_R - low, own_N=own_R, ids_N=ids_R, ids_M=ids_M, special_M=special_M)
     return BlockRows(
         document_R=document_R, position_R=position_R, start_R=key_start_R + start_R - low,
-        stop_R=key_start_R + stop_R - low, first_R=facts.first_N, facts=facts,
+        stop_R=key_start_R + stop_R - low, first_R=tokens.first_N, tokens=tokens,
         separator_M=np.isin(ids_M, documents.separators), low=low, keys=high - low,
     )  # fmt: skip
 
 
-def load_factors(source: Source, block: Block, rows: BlockRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q of the rows (H, R, D), k of the keys (G, M, D) and log-sum-exp (H, R)."""
+def load_problem(source: Source, block: Block, rows: BlockRows) -> tuple[Problem, torch.Tensor]:
+    """A block's rows as a problem, and their log-sum-exp (H, R)."""
     kind, place = block.documents.kind, block.documents.kv_place_H
     every, keys = (None, block.row_R), (None, np.arange(rows.low, rows.low + rows.keys))
     q_HRD, lse_HR, k_GMD = source.readers.read(
@@ -133,4 +133,8 @@ def load_factors(source: Source, block: Block, rows: BlockRows) -> tuple[torch.T
     used, counts = np.unique(place, return_counts=True)
     if len(set(counts.tolist())) > 1 or len(used) != k_GMD.shape[0]:
         k_GMD = k_GMD[torch.from_numpy(place)]  # chosen heads that share kv heads unequally
-    return q_HRD, k_GMD, lse_HR
+    problem = Problem(
+        q_HND=q_HRD, k_GMD=k_GMD, rule=source.rule(kind, block.label, block.layer), start_N=rows.start_R,
+        stop_N=rows.stop_R, tokens=rows.tokens,
+    )  # fmt: skip
+    return problem, lse_HR

@@ -237,7 +237,7 @@ def _page(atlas: Atlas, document: str, index: int) -> Page:
             (layer, head, query), LazyRows(rows, "log_sum_exp"), "log-sum-exp of the row's scores", "nat"
         )
         for name, array in _statistics(atlas, rows, tokens[query], tokens[key]):
-            known = next(s for s in STATISTICS if s.name == name)
+            known = STATISTICS[name]
             variables[f"{prefix}{name}"] = _variable((layer, head, query), array, known.definition, known.units)
     attributes = {
         "document_id": document,

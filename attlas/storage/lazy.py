@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,10 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from attlas.engine.attention.score_rule import ScoreRule
-from attlas.engine.kernels.reference import TokenFacts, row_statistics, weights
+from attlas.engine.kernels import door
+from attlas.engine.kernels.measure import Measure
+from attlas.engine.kernels.problem import Problem, TokenFacts
+from attlas.engine.kernels.row_statistics import STATISTICS
 from attlas.storage.schema import rule_from_store
 from attlas.storage.zarr_shard_reader import ShardReaders
 
@@ -26,6 +30,9 @@ WORKING_BYTES = 64 * 2**20
 BLOCK_ROWS = 512
 """Rows at a time: a causal head's block needs no keys behind its last row."""
 STATISTIC_ROWS = 256
+"""Rows whose statistics are kept, and forgotten, together."""
+TOGETHER_ROWS = 8192
+"""Most rows whose statistics are computed in one go."""
 CACHED_BYTES = 64 * 2**20
 
 
@@ -54,6 +61,10 @@ class DocumentRows:
     def heads(self) -> int:
         return len(self.kv_place_H)
 
+    @property
+    def features(self) -> int:
+        return int(self.readers[f"{self.kind}/q"].array.shape[-1])
+
     def rule(self, layer: int) -> ScoreRule:
         """The score rule of a layer; read once, since an object store takes its time for each small array."""
         if layer not in self.rules:
@@ -70,12 +81,12 @@ class DocumentRows:
         return self.read(layer, q=place, log_sum_exp=place)
 
     def factors(self, layer: int, heads: Indices, rows: Indices, keys: Indices) -> list[torch.Tensor]:
-        """As q_and_lse, and k (H, K, D) of each head's kv head."""
+        """As q_and_lse, and k (G, K, D): each kv head once where as many heads in turn use each, else once a head."""
         read, repeat = np.unique(self.kv_place_H[heads], return_inverse=True)
         place = heads, self.query_start + rows
         q_HQD, lse_HQ, k_GKD = self.read(layer, q=place, log_sum_exp=place, k=(read, self.key_start + keys))
-        once = np.array_equal(repeat, np.arange(len(read)))
-        return [q_HQD, lse_HQ, k_GKD if once else k_GKD[torch.from_numpy(repeat)]]
+        shared = np.array_equal(repeat, np.arange(len(heads)) * len(read) // len(heads)) and not len(heads) % len(read)
+        return [q_HQD, lse_HQ, k_GKD if shared else k_GKD[torch.from_numpy(repeat)]]
 
     def intervals(self, layer: int, rows: Indices) -> tuple[Indices, Indices]:
         """Key intervals of some rows, counted from the document's first key."""
@@ -125,12 +136,12 @@ class LazyAttention(LazyArray):
                 continue
             blocks = [slice(begin, begin + step) for begin in range(0, len(queries), step)]
             for part in _head_parts(len(heads), min(step, len(queries)), len(seen)):
-                q_HQD, lse_HQ, k_HKD = self.rows.factors(int(layer), heads[part], queries[blocks[0]], keys[seen])
+                q_HQD, lse_HQ, k_GKD = self.rows.factors(int(layer), heads[part], queries[blocks[0]], keys[seen])
                 for block in blocks:
                     if block != blocks[0]:
                         q_HQD, lse_HQ = self.rows.q_and_lse(int(layer), heads[part], queries[block])
                     self._fill(
-                        out[i, part, block], q_HQD, lse_HQ, k_HKD, self.rows.rule(int(layer)).for_heads(heads[part]),
+                        out[i, part, block], q_HQD, lse_HQ, k_GKD, self.rows.rule(int(layer)).for_heads(heads[part]),
                         (start_Q[block], stop_Q[block]), self.rows.position_Q[queries[block]], keys, seen,
                     )  # fmt: skip
         return out
@@ -140,14 +151,14 @@ class LazyAttention(LazyArray):
         out: NDArray[np.float32],
         q_HQD: torch.Tensor,
         lse_HQ: torch.Tensor,
-        k_HKD: torch.Tensor,
+        k_GKD: torch.Tensor,
         rule: ScoreRule,
         bounds: tuple[Indices, Indices],
         positions_Q: Indices,
         keys: Indices,
         seen: Indices,
     ) -> None:
-        """A block of rows. bounds: their key intervals. seen: places among `keys` that `k_HKD` holds."""
+        """A block of rows. bounds: their key intervals. seen: places among `keys` that `k_GKD` holds."""
         inside = np.flatnonzero((keys[seen] >= bounds[0].min()) & (keys[seen] < bounds[1].max()))
         if inside.size == 0:
             out[...] = 0.0
@@ -157,23 +168,26 @@ class LazyAttention(LazyArray):
         run = high - low == len(place)  # then so are the places in `seen`, which lie no wider
         out[:, :, : low if run else None] = 0.0
         out[:, :, high:] = 0.0
-        a_HQK = weights(
-            q_HQD,
-            k_HKD[:, inside[0] : inside[-1] + 1] if run else k_HKD[:, inside],
-            lse_HQ,
-            rule,
-            start_Q=bounds[0],
-            stop_Q=bounds[1],
-            query_positions_Q=positions_Q,
-            key_positions_K=keys[place],
-            out=torch.from_numpy(out[:, :, low:high]) if run else None,
+        problem = Problem(
+            q_HND=q_HQD,
+            k_GMD=k_GKD[:, inside[0] : inside[-1] + 1] if run else k_GKD[:, inside],
+            rule=rule,
+            start_N=bounds[0],
+            stop_N=bounds[1],
+            tokens=TokenFacts.of_places(len(positions_Q), len(place), positions_Q),
         )
+        a_HQK = door.weights(
+            problem, lse_HQ, key_M=keys[place], out=torch.from_numpy(out[:, :, low:high]) if run else None
+        )  # fmt: skip
         if not run:
             out[:, :, place] = a_HQK.numpy()
 
 
 class StatisticRows:
-    """All row statistics of one document and kind, computed together, a block of rows at a time, and kept a while."""
+    """The row statistics of one document and kind, from the factors, and kept a while.
+
+    What the fast kernels find in one pass is computed together, for all the heads and rows that are asked for.
+    """
 
     def __init__(
         self,
@@ -186,7 +200,7 @@ class StatisticRows:
         self.rows, self.names = rows, names
         self.query_ids, self.key_ids, self.special = query_ids, key_ids, special
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[int, int, int], dict[str, NDArray[np.float32]]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int, int, int], NDArray[np.float32]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("rows", "names", "query_ids", "key_ids", "special")}
@@ -194,45 +208,92 @@ class StatisticRows:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def block(self, layer: int, head: int, number: int) -> dict[str, NDArray[np.float32]]:
-        """Statistics of STATISTIC_ROWS rows of one head: name -> (rows,)."""
-        key = (layer, head, number)
+    def values(self, name: str, layer: int, heads: Indices, queries: Indices) -> NDArray[np.float32]:
+        """One statistic (H, Q) of some heads and rows of a layer."""
+        numbers, row_Q = queries // STATISTIC_ROWS, queries % STATISTIC_ROWS
+        found: dict[tuple[int, int], NDArray[np.float32]] = {}
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        made = self._compute(layer, head, number)
-        with self._lock:
-            self._kept[key] = made
-            while len(self._kept) * STATISTIC_ROWS * 4 * len(self.names) > CACHED_BYTES:
-                self._kept.popitem(last=False)
-        return made
+            for number in np.unique(numbers).tolist():
+                for head in np.unique(heads).tolist():
+                    key = (name, layer, head, number)
+                    if key in self._kept:
+                        self._kept.move_to_end(key)
+                        found[head, number] = self._kept[key]
+        for wanted, begin, end in self._missing(np.unique(heads), np.unique(numbers), found):
+            made = self._compute(self._together(name), layer, wanted, begin, end)
+            for (head, number), blocks in made.items():
+                found[head, number] = blocks[name]
+                self._keep(layer, head, number, blocks)
+        out = np.empty((len(heads), len(queries)), dtype=np.float32)
+        for number in np.unique(numbers):
+            inside = numbers == number
+            for j, head in enumerate(heads):
+                out[j, inside] = found[int(head), int(number)][row_Q[inside]]
+        return out
 
-    def _compute(self, layer: int, head: int, number: int) -> dict[str, NDArray[np.float32]]:
+    def _together(self, name: str) -> tuple[str, ...]:
+        """The statistics that cost nothing more once this one is computed."""
+        if STATISTICS[name].slot is None:
+            return (name,)
+        return tuple(other for other in self.names if STATISTICS[other].slot is not None)
+
+    def _missing(
+        self, heads: Indices, numbers: Indices, found: dict[tuple[int, int], NDArray[np.float32]]
+    ) -> Iterator[tuple[Indices, int, int]]:
+        """Heads, and a range of blocks that none of them has, whose factors fit WORKING_BYTES."""
+        cells = WORKING_BYTES // (8 * self.rows.features)
+        most_heads = max(1, cells // max(self.rows.keys, 1))
+        most_blocks = max(1, min(TOGETHER_ROWS, cells // most_heads) // STATISTIC_ROWS)
+        lacking = {n: tuple(h for h in heads.tolist() if (h, n) not in found) for n in numbers.tolist()}
+        left = [n for n in numbers.tolist() if lacking[n]]
+        while left:
+            begin, end = left[0], left[0] + 1
+            while end in left and end - begin < most_blocks and lacking[end] == lacking[begin]:
+                end += 1
+            left = [n for n in left if n >= end]
+            for part in range(0, len(lacking[begin]), most_heads):
+                yield np.array(lacking[begin][part : part + most_heads]), begin, end
+
+    def _compute(
+        self, names: tuple[str, ...], layer: int, heads: Indices, begin: int, end: int
+    ) -> dict[tuple[int, int], dict[str, NDArray[np.float32]]]:
+        """(head, block) -> name -> (rows,) of the blocks [begin, end)."""
         rows = self.rows
-        queries = np.arange(number * STATISTIC_ROWS, min((number + 1) * STATISTIC_ROWS, rows.queries))
-        heads = np.array([head])
+        queries = np.arange(begin * STATISTIC_ROWS, min(end * STATISTIC_ROWS, rows.queries))
         start_N, stop_N = rows.intervals(layer, queries)
         low = max(int(start_N.min()) - 1, 0)  # one key more: induction looks at the token before a key
         keys = np.arange(low, int(stop_N.max()))
-        facts = TokenFacts(
+        tokens = TokenFacts(
             first_N=np.full(len(queries), -low),
             own_N=rows.position_Q[queries] - low if rows.same_axis else None,
             ids_N=self.query_ids[queries],
             ids_M=self.key_ids[keys],
             special_M=self.special[keys],
         )
-        q_HQD, _, k_HKD = rows.factors(layer, heads, queries, keys)
-        found = row_statistics(
-            q_HQD,
-            k_HKD,
-            rows.rule(layer).for_heads(heads),
-            start_N=start_N - low,
-            stop_N=stop_N - low,
-            facts=facts,
-            names=self.names,
-        )
-        return {name: value[0].numpy() for name, value in found.statistics.items()}
+        q_HQD, lse_HQ, k_GKD = rows.factors(layer, heads, queries, keys)
+        problem = Problem(
+            q_HND=q_HQD, k_GMD=k_GKD, rule=rows.rule(layer).for_heads(heads), start_N=start_N - low,
+            stop_N=stop_N - low, tokens=tokens,
+        )  # fmt: skip
+        found = {
+            name: value.numpy()
+            for name, value in door.statistics(problem, lse_HQ, Measure(names=names)).statistics.items()
+        }
+        return {
+            (head, number): {
+                name: value[i, (number - begin) * STATISTIC_ROWS : (number - begin + 1) * STATISTIC_ROWS].copy()
+                for name, value in found.items()
+            }
+            for i, head in enumerate(heads.tolist())
+            for number in range(begin, end)
+        }
+
+    def _keep(self, layer: int, head: int, number: int, blocks: dict[str, NDArray[np.float32]]) -> None:
+        with self._lock:
+            for name, block in blocks.items():
+                self._kept[name, layer, head, number] = block
+            while len(self._kept) * STATISTIC_ROWS * 4 > CACHED_BYTES:
+                self._kept.popitem(last=False)
 
 
 class LazyStatistic(LazyArray):
@@ -245,15 +306,9 @@ class LazyStatistic(LazyArray):
 
     def compute(self, chosen: list[Indices]) -> NDArray[np.float32]:
         layers, heads, queries = chosen
-        out = np.empty(tuple(len(part) for part in chosen), dtype=np.float32)
-        numbers = queries // STATISTIC_ROWS
-        for number in np.unique(numbers):
-            inside = np.flatnonzero(numbers == number)
-            for i, layer in enumerate(layers):
-                for j, head in enumerate(heads):
-                    block = self.source.block(int(layer), int(head), int(number))[self.name]
-                    out[i, j, inside] = block[queries[inside] - number * STATISTIC_ROWS]
-        return out
+        if 0 in (len(layers), len(heads), len(queries)):
+            return np.empty(tuple(len(part) for part in chosen), dtype=np.float32)
+        return np.stack([self.source.values(self.name, int(layer), heads, queries) for layer in layers])
 
 
 class LazyRows(LazyArray):

@@ -17,7 +17,8 @@ import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from attlas.engine.attention.score_rule import PositionBias, ScoreRule
-from attlas.engine.kernels.row_statistics import HISTOGRAM_BINS, STATISTICS, histogram_edges, statistic_names
+from attlas.engine.kernels.histogram import HISTOGRAM_BINS, histogram_edges
+from attlas.engine.kernels.row_statistics import STATISTICS, statistic_names
 from attlas.engine.model.layout import FACTOR_TOKENS, KINDS, KindLayout
 from attlas.engine.passage.documents import ROW_AXES, Document, Pack
 from attlas.errors import CorruptAtlasError, UnsupportedModelError
@@ -360,9 +361,8 @@ def _rule_arrays(kind: KindLayout) -> Iterator[ArraySpec]:
 
 def _statistic_arrays(kind: KindLayout, packs: Sequence[Pack], queries: int, block: int) -> Iterator[ArraySpec]:
     layers, heads, path = len(kind.layers), len(kind.heads), f"{kind.kind}/statistics"
-    known = {s.name: s for s in STATISTICS}
     for name in statistic_names(same_axis=kind.same_axis, sinks=kind.has_sinks):
-        yield _rows(kind, f"statistics/{name}", queries, block, known[name].definition, known[name].units)
+        yield _rows(kind, f"statistics/{name}", queries, block, STATISTICS[name].definition, STATISTICS[name].units)
     edges = histogram_edges()
     yield _column(f"{path}/bin", "bin", "float64", edges[:-1], "left edge of the bin", right_edges=edges[1:].tolist())
     yield _column(f"{path}/head_other", "head_other", "int32", kind.heads, "the model's head index")

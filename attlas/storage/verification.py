@@ -357,9 +357,10 @@ def _score_size(
     rows: DocumentRows, layer: int, heads: NDArray[np.int64], queries: NDArray[np.int64], a_HQK: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """The size of what is added up to a score, |scaling| sum_d |q_d k_d|, as each row's weights weigh it, (H, Q)."""
-    q_HQD, _, k_HKD = (
+    q_HQD, _, k_GKD = (
         part.double().abs().numpy() for part in rows.factors(layer, heads, queries, np.arange(rows.keys))
     )
+    k_HKD = np.repeat(k_GKD, len(heads) // len(k_GKD), axis=0)
     size_HQ: NDArray[np.float64] = ((a_HQK @ k_HKD) * q_HQD).sum(2) * abs(rows.rule(layer).scaling)
     return size_HQ
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import attlas
-from attlas.engine.kernels import dispatch
-from attlas.engine.kernels.reference import TILE_BYTES
+from attlas.engine.kernels import door
+from attlas.engine.kernels.measure import TILE_BYTES, Measure
+from attlas.engine.kernels.problem import Problem
 from attlas.engine.model.probe import PROBE_TOKENS
 from attlas.errors import NoMemoryError
 from tests.families import BY_NAME, build_model, documents
@@ -24,16 +25,16 @@ MB, MIB = 10**6, 2**20
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, tile_bytes: int, tokens: int) -> list[tuple[int, int]]:
     """Attention runs out of memory with a larger tile, or more query tokens, than these; the probe's few never do."""
     asked: list[tuple[int, int]] = []
-    real = dispatch.attend
+    real = door.attend
 
-    def attend(q: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if q.shape[1] > PROBE_TOKENS:
-            asked.append((kwargs["measure"].tile_bytes, q.shape[1]))
-            if kwargs["measure"].tile_bytes > tile_bytes or q.shape[1] > tokens:
+    def attend(problem: Problem, v_GMV: torch.Tensor, measure: Measure) -> Any:
+        if problem.rows > PROBE_TOKENS:
+            asked.append((measure.tile_bytes, problem.rows))
+            if measure.tile_bytes > tile_bytes or problem.rows > tokens:
                 raise torch.OutOfMemoryError("no memory")
-        return real(q, *args, **kwargs)
+        return real(problem, v_GMV, measure)
 
-    monkeypatch.setattr(dispatch, "attend", attend)
+    monkeypatch.setattr(door, "attend", attend)
     return asked
 
 

@@ -11,7 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from attlas.engine.attention.score_rule import PositionBias, ScoreRule
-from attlas.engine.kernels.reference import TokenFacts, row_statistics
+from attlas.engine.kernels.measure import Measure
+from attlas.engine.kernels.problem import Problem, TokenFacts
+from attlas.engine.kernels.reference import row_statistics
+from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.listeners.sink import LayerBlock
 from attlas.engine.model.layout import KindLayout
 from attlas.engine.passage.documents import Document, Pack, Tokens, plan_packs
@@ -79,17 +82,16 @@ class Synthetic:
         length = q.shape[1]
         start, stop = self.interval(length)
         ids = self.documents[document].tokens["text"].ids.astype(np.int64)
-        facts = TokenFacts(
+        tokens = TokenFacts(
             first_N=np.zeros(length, dtype=np.int64), own_N=np.arange(length), ids_N=ids, ids_M=ids,
             special_M=self.documents[document].tokens["text"].special,
         )  # fmt: skip
-        from attlas.engine.kernels.row_statistics import statistic_names
-
         names = statistic_names(same_axis=True, sinks=self.kind.has_sinks) if keep == "statistics" else ()
-        rows = row_statistics(
-            q, k, self.kind.rules[index], start_N=start, stop_N=stop, facts=facts, names=names,
-            histogram=keep == "statistics", head_gram=keep == "statistics",
+        problem = Problem(
+            q_HND=q, k_GMD=k, rule=self.kind.rules[index], start_N=start, stop_N=stop, tokens=tokens
         )  # fmt: skip
+        whole = keep == "statistics"
+        rows = row_statistics(problem, Measure(names=names, histogram=whole, head_gram=whole))
         blocks = []
         for row in range(0, length, step):
             part = slice(row, min(row + step, length))

@@ -15,8 +15,8 @@ from torch import nn
 
 from attlas.engine.attention.lazy_mask import LazyMask
 from attlas.engine.attention.score_rule import ScoreRule
-from attlas.engine.kernels.dispatch import Measure
-from attlas.engine.kernels.reference import Attended, TokenFacts
+from attlas.engine.kernels.measure import Attended, Measure
+from attlas.engine.kernels.problem import Problem, TokenFacts
 
 if TYPE_CHECKING:
     from attlas.engine.passage.chunk_rows import ChunkRows
@@ -35,8 +35,8 @@ class AttentionCall:
     zeroed; 0 but under `attending(train=True)`.
 
     Known once the call is placed: start_N, stop_N: each row's key interval, in indices into the M keys, which are then
-    all that the rows may see, earlier chunks' too. facts: of the tokens. chunk: the rows' place in a passage; None for
-    a document alone. measure: what the listeners around want measured beside the output.
+    all that the rows may see, earlier chunks' too. tokens: what is known of them. chunk: the rows' place in a passage;
+    None for a document alone. measure: what the listeners around want measured beside the output.
     """
 
     module: nn.Module
@@ -49,16 +49,19 @@ class AttentionCall:
     dropout: float = 0.0
     start_N: Indices | None = None
     stop_N: Indices | None = None
-    facts: TokenFacts | None = None
+    tokens: TokenFacts | None = None
     chunk: ChunkRows | None = None
     measure: Measure = field(default_factory=Measure)
 
-    def placed(self) -> tuple[Indices, Indices, TokenFacts]:
-        """start_N, stop_N and facts of a call that is placed."""
+    def problem(self) -> Problem:
+        """A call that is placed, as the kernels take it."""
         assert self.start_N is not None, "a call is placed before a listener sees it"
         assert self.stop_N is not None
-        assert self.facts is not None
-        return self.start_N, self.stop_N, self.facts
+        assert self.tokens is not None
+        return Problem(
+            q_HND=self.q_HND, k_GMD=self.k_GMD, rule=self.rule, start_N=self.start_N, stop_N=self.stop_N,
+            tokens=self.tokens,
+        )  # fmt: skip
 
     def alone(self) -> AttentionCall:
         """The call placed as that of a document alone, told from its mask and shape; its tokens are not known.
@@ -77,14 +80,8 @@ class AttentionCall:
             start_N, stop_N = np.zeros(queries, dtype=np.int64), own_N + 1 if self.causal else np.full(queries, keys)
         if self.rule.bias is not None:
             self.rule.bias.check_reach(int((start_N - own_N).min()), int((stop_N - own_N).max()) - 1)
-        facts = TokenFacts(
-            first_N=np.zeros(queries, dtype=np.int64),
-            own_N=own_N if queries == keys else None,
-            ids_N=own_N,
-            ids_M=np.arange(keys),
-            special_M=np.zeros(keys, dtype=np.bool_),
-        )
-        return replace(self, start_N=start_N, stop_N=stop_N, facts=facts)
+        tokens = TokenFacts.of_places(queries, keys, own_N if queries == keys else None)
+        return replace(self, start_N=start_N, stop_N=stop_N, tokens=tokens)
 
 
 class Listener:
@@ -105,7 +102,7 @@ class Listener:
 
 @runtime_checkable
 class Placing(Protocol):
-    """A listener that knows where the rows of a call lie, and fills in its key intervals and facts."""
+    """A listener that knows where the rows of a call lie, and fills in its key intervals and tokens."""
 
     def place(self, call: AttentionCall) -> AttentionCall: ...
 

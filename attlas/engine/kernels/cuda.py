@@ -21,49 +21,34 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from attlas.engine.attention.score_rule import ScoreRule
-from attlas.engine.kernels.reference import Attended, RowStatistics, TokenFacts
+from attlas.engine.kernels.measure import Attended, RowStatistics
+from attlas.engine.kernels.problem import Problem
+from attlas.engine.kernels.row_statistics import STATISTICS, Slot
 
 __all__ = ["attend", "supports"]
 
-Indices = NDArray[np.int64]
-
-PLACES = (
-    "entropy", "max_weight", "argmax_key", "first_weight", "self_weight", "previous_weight", "mean_distance",
-    "squared_sum", "special_weight", "duplicate_weight", "induction_weight", "sink_residual",
-)  # fmt: skip
 MOST_FEATURES = 256
 
 
-def supports(q_HND: torch.Tensor, v_GMV: torch.Tensor) -> bool:
+def supports(problem: Problem, v_GMV: torch.Tensor) -> bool:
     """Whether the kernel takes these sizes: up to 256 features."""
-    return q_HND.shape[2] <= MOST_FEATURES and v_GMV.shape[2] <= MOST_FEATURES
+    return problem.features <= MOST_FEATURES and v_GMV.shape[2] <= MOST_FEATURES
 
 
-def attend(
-    q_HND: torch.Tensor,
-    k_GMD: torch.Tensor,
-    v_GMV: torch.Tensor,
-    rule: ScoreRule,
-    *,
-    start_N: Indices,
-    stop_N: Indices,
-    facts: TokenFacts,
-    names: tuple[str, ...] = (),
-) -> Attended:
+def attend(problem: Problem, v_GMV: torch.Tensor, names: tuple[str, ...] = ()) -> Attended:
     """A layer's output (N, H, V) in the values' dtype, log-sum-exp and the row statistics `names` (H, N), float32.
 
-    start_N, stop_N: each row's key interval, not empty, in indices into the M keys. Tiles outside every interval of a
-    row block are never loaded.
+    names: statistics that have a slot. Tiles outside every interval of a row block are never loaded.
     """
+    q_HND, k_GMD, rule, facts = problem.q_HND, problem.k_GMD, problem.rule, problem.tokens
+    start_N, stop_N = problem.start_N, problem.stop_N
     heads, rows, features = q_HND.shape
     groups, _, value_features = v_GMV.shape
     device = q_HND.device
     height, width = _tile(max(features, value_features))
     out_NHV = v_GMV.new_empty(rows, heads, value_features)
     lse_HN = torch.empty(heads, rows, dtype=torch.float32, device=device)
-    found_SHN = torch.empty(len(PLACES) if names else 0, heads, rows, dtype=torch.float32, device=device)
-    own_N = np.full(rows, -1, dtype=np.int64) if facts.own_N is None else facts.own_N
+    found_SHN = torch.empty(len(Slot) if names else 0, heads, rows, dtype=torch.float32, device=device)
     previous_M = np.concatenate([[-1], facts.ids_M[:-1]])  # the id before each key, for induction
 
     def on_device(values: NDArray[Any]) -> torch.Tensor:
@@ -74,8 +59,9 @@ def attend(
     sink_H = _float(None if rule.sink_H is None else rule.sink_H[:, None], heads, device)
     _attend_kernel[(triton.cdiv(rows, height), heads)](
         q_HND, k_GMD, v_GMV, out_NHV, lse_HN, found_SHN,
-        on_device(start_N), on_device(stop_N), on_device(facts.first_N), on_device(own_N), on_device(facts.ids_N),
-        on_device(facts.ids_M), on_device(previous_M), on_device(facts.special_M), table_HR, sink_H,
+        on_device(start_N), on_device(stop_N), on_device(facts.first_N), on_device(facts.own_or_none_N),
+        on_device(facts.ids_N), on_device(facts.ids_M), on_device(previous_M), on_device(facts.special_M),
+        table_HR, sink_H,
         rule.scaling, 1.0 if rule.softcap is None else rule.softcap, 0 if bias is None else bias.first_offset,
         rows, features, value_features, heads // groups,
         *q_HND.stride(), *k_GMD.stride(), *v_GMV.stride(), *out_NHV.stride(), heads * rows, table_HR.shape[1],
@@ -85,7 +71,11 @@ def attend(
         FEATURES=max(16, triton.next_power_of_2(features)), VALUES=max(16, triton.next_power_of_2(value_features)),
         num_warps=4 if max(features, value_features) <= 128 else 8, num_stages=2,
     )  # fmt: skip
-    statistics = {name: found_SHN[PLACES.index(name)] for name in names}
+    statistics = {}
+    for name in names:
+        slot = STATISTICS[name].slot
+        assert slot is not None, f"{name} has no slot: the reference computes it"
+        statistics[name] = found_SHN[slot]
     return Attended(out_NHV=out_NHV, rows=RowStatistics(lse_HN=lse_HN, statistics=statistics))
 
 

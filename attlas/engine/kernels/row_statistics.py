@@ -1,73 +1,145 @@
-"""The row statistics: names, units and definitions, in one place. Kernels compute them, the store is labelled by them.
+"""The row statistics: one registry of names, definitions, units and functions, from which everything else derives.
 
-A statistic is a function of one query's weights `a` on its key interval.
+A statistic is a function of one query's weights `a` on its key interval. Its `reference` computes it from a tile of
+whole rows; a `slot` says where the fast kernels compute it in their one pass, and without one they call the reference.
+To add a statistic, add an entry here (and, if it must be fast, a slot to the passes of the kernels): the store, the
+page, `verify`, plans and tables hold it from then on.
+
+Suffixes: H heads, Q rows and K keys of a tile, M all keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from enum import IntEnum
+from types import MappingProxyType
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
-__all__ = [
-    "FINE_BINS",
-    "HISTOGRAM_BINS",
-    "OCTAVES",
-    "STATISTICS",
-    "Statistic",
-    "gini_from_histogram",
-    "histogram_edges",
-    "quantiles_from_histogram",
-    "share_below",
-    "statistic_names",
-]
+from attlas.engine.kernels.problem import TokenFacts
+from attlas.errors import InputError
 
-HISTOGRAM_BINS = 128
-"""Bin 0 holds every weight below 2**(-127/4); bin b >= 1 holds [2**((b-128)/4), 2**((b-127)/4)); the last also 1."""
+__all__ = ["STATISTICS", "RowStatistic", "RowTile", "Slot", "register", "registered", "statistic_names", "unregister"]
 
 
-OCTAVES = 32
-"""Every histogram covers weights down to 2**-32, in as many bins to an octave as its size says."""
+class Slot(IntEnum):
+    """What the fast kernels find of each row in one pass over its weights; the order is that of the Triton kernel."""
 
-FINE_BINS = 1024
-"""Bins of the histogram that analyses count, 32 to an octave."""
+    ENTROPY = 0
+    LARGEST = 1
+    LARGEST_KEY = 2
+    ON_FIRST = 3
+    ON_SELF = 4
+    ON_PREVIOUS = 5
+    DISTANCE = 6
+    SQUARED = 7
+    ON_SPECIAL = 8
+    ON_COPIES = 9
+    BEHIND_COPIES = 10
+    SINK = 11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RowTile:
+    """Weights of whole rows, and what is known of their tokens.
+
+    a_HQK: weights, 0 outside the key interval. s_HQK: scores, -inf outside it. lse_HQ: the rows' log-sum-exp.
+    key_K: index of each column's key among the M keys. tokens: facts of the tile's rows and of all M keys.
+    """
+
+    a_HQK: torch.Tensor
+    s_HQK: torch.Tensor
+    lse_HQ: torch.Tensor
+    key_K: torch.Tensor
+    first_Q: torch.Tensor
+    tokens: TokenFacts
+
+    @property
+    def own_Q(self) -> torch.Tensor:
+        """Index of the key at each row's own position."""
+        assert self.tokens.own_N is not None, "this statistic needs queries and keys on one token axis"
+        return torch.as_tensor(self.tokens.own_N, device=self.a_HQK.device)
+
+    @property
+    def position_K(self) -> torch.Tensor:
+        """(Q, K): place of each column's key in the row's document."""
+        return self.key_K - self.first_Q[:, None]
+
+    @property
+    def ids_Q(self) -> torch.Tensor:
+        return torch.as_tensor(self.tokens.ids_N, device=self.a_HQK.device)
+
+    def ids_K(self, back: int = 0) -> torch.Tensor:
+        """Token ids of the columns' keys, or of the keys `back` before them (the first key's, where there are none)."""
+        ids_M = torch.as_tensor(self.tokens.ids_M, device=self.a_HQK.device)
+        return ids_M[(self.key_K - back).clamp(min=0)]
+
+    @property
+    def special_K(self) -> torch.Tensor:
+        return torch.as_tensor(self.tokens.special_M, device=self.a_HQK.device)[self.key_K]
+
+    def at(self, key_Q: torch.Tensor) -> torch.Tensor:
+        """Each row's weight (H, Q) on one key; 0 where it lies outside the tile, and so outside the key interval."""
+        place_Q, width = key_Q - self.key_K[0], self.a_HQK.shape[2]
+        inside_Q = (place_Q >= 0) & (place_Q < width)
+        column_HQ1 = place_Q.clamp(0, width - 1).expand(self.a_HQK.shape[0], -1)[:, :, None]
+        return torch.where(inside_Q, self.a_HQK.gather(2, column_HQ1)[:, :, 0], 0.0)
+
+    def on(self, keys_QK: torch.Tensor) -> torch.Tensor:
+        """Each row's weight (H, Q) on the keys that a mask (Q, K) or (K,) marks."""
+        return (self.a_HQK * keys_QK).sum(2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Statistic:
-    """One row statistic. `same_axis`: it relates a query to keys on its own token axis, which cross-attention lacks."""
+class RowStatistic:
+    """One row statistic.
+
+    reference: whole rows of a tile -> (H, Q). slot: where the fast kernels compute it. same_axis: it relates a query to
+    keys on its own token axis, which cross-attention lacks. sink_only: it has a meaning only beside a sink logit.
+    averaged: its mean over rows tells something of a head, under the same name.
+    """
 
     name: str
     definition: str
     units: str
+    reference: Callable[[RowTile], torch.Tensor]
+    slot: Slot | None = None
     same_axis: bool = False
     sink_only: bool = False
+    averaged: bool = True
 
 
-STATISTICS: tuple[Statistic, ...] = (
-    Statistic(name="entropy", definition="-sum(a ln a) over the key interval", units="nat"),
-    Statistic(name="max_weight", definition="max(a)", units="1"),
-    Statistic(name="argmax_key", definition="position of the key with the largest weight", units="token"),
-    Statistic(name="first_weight", definition="weight on the document's first token", units="1"),
-    Statistic(name="self_weight", definition="weight on the query's own position", units="1", same_axis=True),
-    Statistic(name="previous_weight", definition="weight on the token before the query", units="1", same_axis=True),
-    Statistic(name="mean_distance", definition="sum(a |i - j|)", units="token", same_axis=True),
-    Statistic(name="squared_sum", definition="sum(a^2)", units="1"),
-    Statistic(name="special_weight", definition="weight on special tokens", units="1"),
-    Statistic(
-        name="duplicate_weight", definition="weight on earlier copies of the query's token", units="1", same_axis=True
-    ),
-    Statistic(
-        name="induction_weight",
-        definition="weight on tokens that follow an earlier copy of the query's token",
-        units="1",
-        same_axis=True,
-    ),
-    Statistic(name="sink_residual", definition="1 - sum(a), the share of the sink logit", units="1", sink_only=True),
-)
+_REGISTRY: dict[str, RowStatistic] = {}
+
+STATISTICS: Mapping[str, RowStatistic] = MappingProxyType(_REGISTRY)
+"""name -> statistic, in the order of their registration; a live view."""
+
+
+def register(statistic: RowStatistic) -> RowStatistic:
+    """Add a statistic; raises InputError where its name is taken."""
+    if statistic.name in _REGISTRY:
+        raise InputError(f"a row statistic {statistic.name!r} is registered already: give the new one another name")
+    _REGISTRY[statistic.name] = statistic
+    return statistic
+
+
+def unregister(name: str) -> None:
+    """Take a statistic out; raises InputError where there is none of that name."""
+    if name not in _REGISTRY:
+        raise InputError(f"no row statistic {name!r} is registered: there are {', '.join(_REGISTRY)}")
+    del _REGISTRY[name]
+
+
+@contextmanager
+def registered(statistic: RowStatistic) -> Iterator[RowStatistic]:
+    """Inside, the statistic is registered."""
+    register(statistic)
+    try:
+        yield statistic
+    finally:
+        unregister(statistic.name)
 
 
 def statistic_names(*, same_axis: bool, sinks: bool) -> tuple[str, ...]:
@@ -75,64 +147,85 @@ def statistic_names(*, same_axis: bool, sinks: bool) -> tuple[str, ...]:
 
     same_axis: queries and keys lie on one token axis. sinks: some layer has a sink logit.
     """
-    return tuple(s.name for s in STATISTICS if (same_axis or not s.same_axis) and (sinks or not s.sink_only))
+    return tuple(
+        name for name, s in STATISTICS.items() if (same_axis or not s.same_axis) and (sinks or not s.sink_only)
+    )  # fmt: skip
 
 
-def gini_from_histogram(count_XB: NDArray[Any], mass_XB: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    """Gini coefficient (...) of the weights counted in a histogram (..., B); NaN where it is empty.
-
-    mass_XB: the sum of the weights in each bin; without it each weight stands at the geometric middle of its bin. On
-    real attention the result is within 2e-3 of that of the sorted weights for HISTOGRAM_BINS, and within 1e-5 for
-    FINE_BINS with their sums.
-    """
-    bins = count_XB.shape[-1]
-    if mass_XB is None:
-        mass_XB = count_XB * 2.0 ** ((np.arange(bins) - bins + 0.5) * OCTAVES / bins)
-    sums_XB = np.cumsum(mass_XB, axis=-1)
-    before_XB = np.concatenate([np.zeros_like(sums_XB[..., :1]), sums_XB[..., :-1]], axis=-1)
-    cells, total = count_XB.sum(axis=-1), sums_XB[..., -1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: NDArray[np.float64] = 1 - (count_XB * (sums_XB + before_XB)).sum(axis=-1) / (cells * total)
-    return found
+def _entropy(tile: RowTile) -> torch.Tensor:
+    # -a ln a = a (lse - s); the weight 0 of an unseen key has s = -inf, and counts nothing
+    return torch.where(tile.a_HQK > 0, tile.a_HQK * (tile.lse_HQ[:, :, None] - tile.s_HQK), 0.0).sum(2)
 
 
-def quantiles_from_histogram(count_XB: NDArray[Any], levels: Sequence[float]) -> NDArray[np.float64]:
-    """Weights (..., levels) below which a share `level` of the counted weights lies; NaN where nothing is counted.
-
-    Interpolated within a bin on the logarithm of the weight, so wrong by less than a bin: a factor of 2**(OCTAVES / B).
-    A quantile in the lowest bin, below 2**-32, is 0.
-    """
-    bins = count_XB.shape[-1]
-    sums_XB = np.cumsum(count_XB, axis=-1, dtype=np.float64)
-    found = np.full((*count_XB.shape[:-1], len(levels)), np.nan)
-    for i, level in enumerate(levels):
-        wanted_X = level * sums_XB[..., -1]
-        bin_X = np.minimum((sums_XB < wanted_X[..., None]).sum(axis=-1), bins - 1)
-        count_X = np.take_along_axis(count_XB, bin_X[..., None], axis=-1)[..., 0]
-        before_X = np.take_along_axis(sums_XB, bin_X[..., None], axis=-1)[..., 0] - count_X
-        with np.errstate(invalid="ignore", divide="ignore"):
-            inside_X = np.clip((wanted_X - before_X) / count_X, 0, 1)
-        value_X = 2.0 ** ((bin_X + inside_X - bins) * OCTAVES / bins)
-        found[..., i] = np.where(sums_XB[..., -1] > 0, np.where(bin_X == 0, 0.0, value_X), np.nan)
-    return found
+def _argmax_key(tile: RowTile) -> torch.Tensor:
+    return (tile.a_HQK.argmax(2) + tile.key_K[0] - tile.first_Q).to(tile.a_HQK.dtype)
 
 
-def share_below(count_XB: NDArray[Any], thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """Share (..., thresholds) of the counted weights below each threshold, interpolated within the threshold's bin."""
-    bins = count_XB.shape[-1]
-    sums_XB = np.concatenate(
-        [np.zeros((*count_XB.shape[:-1], 1)), np.cumsum(count_XB, axis=-1, dtype=np.float64)], axis=-1
-    )
-    place = np.clip(np.log2(np.asarray(thresholds, dtype=np.float64)) * bins / OCTAVES + bins, 0, bins)
-    low = np.minimum(np.floor(place).astype(np.int64), bins - 1)
-    inside = sums_XB[..., low] + (place - low) * (sums_XB[..., low + 1] - sums_XB[..., low])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: NDArray[np.float64] = inside / sums_XB[..., -1:]
-    return found
+def _previous_weight(tile: RowTile) -> torch.Tensor:
+    return torch.where(tile.own_Q > tile.first_Q, tile.at(tile.own_Q - 1), 0.0)
 
 
-def histogram_edges() -> NDArray[np.float64]:
-    """The HISTOGRAM_BINS + 1 edges of the weight histogram, from 0 to 1."""
-    edges = 2.0 ** ((np.arange(HISTOGRAM_BINS + 1) - HISTOGRAM_BINS) / 4)
-    edges[0] = 0.0
-    return edges
+def _mean_distance(tile: RowTile) -> torch.Tensor:
+    return tile.on((tile.own_Q[:, None] - tile.key_K).abs().to(tile.a_HQK.dtype))
+
+
+def _duplicate_weight(tile: RowTile) -> torch.Tensor:
+    return tile.on((tile.ids_Q[:, None] == tile.ids_K()) & (tile.key_K < tile.own_Q[:, None]))
+
+
+def _induction_weight(tile: RowTile) -> torch.Tensor:
+    earlier_QK = (tile.position_K > 0) & (tile.key_K <= tile.own_Q[:, None])
+    return tile.on((tile.ids_Q[:, None] == tile.ids_K(back=1)) & earlier_QK)
+
+
+for _statistic in (
+    RowStatistic(
+        name="entropy", definition="-sum(a ln a) over the key interval", units="nat", reference=_entropy,
+        slot=Slot.ENTROPY,
+    ),
+    RowStatistic(
+        name="max_weight", definition="max(a)", units="1", reference=lambda tile: tile.a_HQK.amax(2),
+        slot=Slot.LARGEST, averaged=False,
+    ),
+    RowStatistic(
+        name="argmax_key", definition="position of the key with the largest weight", units="token",
+        reference=_argmax_key, slot=Slot.LARGEST_KEY, averaged=False,
+    ),
+    RowStatistic(
+        name="first_weight", definition="weight on the document's first token", units="1",
+        reference=lambda tile: tile.at(tile.first_Q), slot=Slot.ON_FIRST,
+    ),
+    RowStatistic(
+        name="self_weight", definition="weight on the query's own position", units="1",
+        reference=lambda tile: tile.at(tile.own_Q), slot=Slot.ON_SELF, same_axis=True,
+    ),
+    RowStatistic(
+        name="previous_weight", definition="weight on the token before the query", units="1",
+        reference=_previous_weight, slot=Slot.ON_PREVIOUS, same_axis=True,
+    ),
+    RowStatistic(
+        name="mean_distance", definition="sum(a |i - j|)", units="token", reference=_mean_distance,
+        slot=Slot.DISTANCE, same_axis=True,
+    ),
+    RowStatistic(
+        name="squared_sum", definition="sum(a^2)", units="1", reference=lambda tile: tile.a_HQK.square().sum(2),
+        slot=Slot.SQUARED, averaged=False,
+    ),
+    RowStatistic(
+        name="special_weight", definition="weight on special tokens", units="1",
+        reference=lambda tile: tile.on(tile.special_K), slot=Slot.ON_SPECIAL,
+    ),
+    RowStatistic(
+        name="duplicate_weight", definition="weight on earlier copies of the query's token", units="1",
+        reference=_duplicate_weight, slot=Slot.ON_COPIES, same_axis=True, averaged=False,
+    ),
+    RowStatistic(
+        name="induction_weight", definition="weight on tokens that follow an earlier copy of the query's token",
+        units="1", reference=_induction_weight, slot=Slot.BEHIND_COPIES, same_axis=True, averaged=False,
+    ),
+    RowStatistic(
+        name="sink_residual", definition="1 - sum(a), the share of the sink logit", units="1",
+        reference=lambda tile: 1 - tile.a_HQK.sum(2), slot=Slot.SINK, sink_only=True, averaged=False,
+    ),
+):  # fmt: skip
+    register(_statistic)

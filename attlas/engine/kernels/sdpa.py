@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from attlas.engine.attention.score_rule import ScoreRule
-from attlas.engine.kernels.reference import Attended, RowStatistics
+from attlas.engine.kernels.measure import Attended, RowStatistics
+from attlas.engine.kernels.problem import Problem
 
 __all__ = ["Piece", "attend", "cut", "supports"]
 
@@ -42,30 +43,23 @@ class Piece:
     shape: str
 
 
-def supports(q_HND: torch.Tensor, v_GMV: torch.Tensor, rule: ScoreRule) -> bool:
+def supports(problem: Problem, v_GMV: torch.Tensor) -> bool:
     """Whether the fused operation computes this rule, in a precision that lse may have: float32, on the CPU."""
     return (
-        q_HND.device.type == "cpu"
-        and q_HND.dtype == torch.float32
-        and q_HND.shape[2] == v_GMV.shape[2]
-        and rule.softcap is None
-        and rule.bias is None
+        problem.device.type == "cpu"
+        and problem.q_HND.dtype == torch.float32
+        and problem.features == v_GMV.shape[2]
+        and problem.rule.softcap is None
+        and problem.rule.bias is None
     )
 
 
-def attend(
-    q_HND: torch.Tensor,
-    k_GMD: torch.Tensor,
-    v_GMV: torch.Tensor,
-    rule: ScoreRule,
-    *,
-    start_N: Indices,
-    stop_N: Indices,
-) -> Attended:
-    """Output (N, H, V) and log-sum-exp (H, N), float32. `supports` must hold; intervals are not empty.
+def attend(problem: Problem, v_GMV: torch.Tensor) -> Attended:
+    """Output (N, H, V) and log-sum-exp (H, N), float32. `supports` must hold.
 
     Memory: what is returned, and MASKED_ROWS x (MASKED_ROWS + window) floats for windows.
     """
+    q_HND, k_GMD, rule, start_N, stop_N = problem.q_HND, problem.k_GMD, problem.rule, problem.start_N, problem.stop_N
     heads, rows, width = q_HND.shape
     pieces = tuple(cut(start_N, stop_N))
     if len(pieces) == 1:

@@ -12,8 +12,8 @@ import numpy as np
 from numba import njit
 
 from attlas.engine.kernels import passes
+from attlas.engine.kernels.histogram import FINE_BINS, OCTAVES
 from attlas.engine.kernels.passes import FAST, LOG2E, MAXIMUM
-from attlas.engine.kernels.row_statistics import FINE_BINS, OCTAVES
 
 __all__ = ["MARKED", "MEAN", "MOMENTS", "SPREAD", "WEIGHT", "count_copies", "survey"]
 

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 
 from attlas.engine.attention.call import AttentionCall, Listener
-from attlas.engine.kernels import dispatch
-from attlas.engine.kernels.backward import attend_backward, row_blocks
-from attlas.engine.kernels.reference import TILE_BYTES, Attended, weights
+from attlas.engine.kernels import door
+from attlas.engine.kernels.backward import attend_backward
+from attlas.engine.kernels.measure import TILE_BYTES, Attended, Measure
+from attlas.engine.kernels.reference import plan_rows
 from attlas.errors import UnsupportedModelError
 
 __all__ = ["Compute"]
+
+_NOTHING = torch.empty(0)
 
 
 class Compute(Listener):
@@ -42,11 +45,7 @@ class Compute(Listener):
 
 
 def _attend(call: AttentionCall) -> Attended:
-    start_N, stop_N, facts = call.placed()
-    return dispatch.attend(
-        call.q_HND, call.k_GMD, call.v_GMV, call.rule, start_N=start_N, stop_N=stop_N, facts=facts,
-        measure=call.measure,
-    )  # fmt: skip
+    return door.attend(call.problem(), call.v_GMV, call.measure)
 
 
 class _Differentiable(torch.autograd.Function):
@@ -62,35 +61,29 @@ class _Differentiable(torch.autograd.Function):
         attended = _attend(call)
         box.append(attended)
         partial = call.measure.heads is not None or call.measure.rows is not None
-        lse_HN = (_attend(replace(call, measure=dispatch.Measure())) if partial else attended).rows.lse_HN
-        ctx.rule, ctx.placed = call.rule, call.placed()
+        lse_HN = (_attend(replace(call, measure=Measure())) if partial else attended).rows.lse_HN
+        ctx.problem = replace(call.problem(), q_HND=_NOTHING, k_GMD=_NOTHING)  # autograd holds these
         ctx.save_for_backward(q_HND, k_GMD, v_GMV, attended.out_NHV, lse_HN)
         return attended.out_NHV
 
     @staticmethod
     def backward(ctx: Any, grad_NHV: torch.Tensor) -> Any:
-        start_N, stop_N, facts = ctx.placed
         q_HND, k_GMD, v_GMV, out_NHV, lse_HN = ctx.saved_tensors
-        gradients = attend_backward(
-            grad_NHV, q_HND, k_GMD, v_GMV, out_NHV, lse_HN, ctx.rule, start_N=start_N, stop_N=stop_N, facts=facts
-        )
+        problem = replace(ctx.problem, q_HND=q_HND, k_GMD=k_GMD)
+        gradients = attend_backward(problem, v_GMV, grad_NHV=grad_NHV, out_NHV=out_NHV, lse_HN=lse_HN)
         return (*gradients, None, None)
 
 
 def _with_dropout(call: AttentionCall) -> torch.Tensor:
     """The output with each weight zeroed with probability `dropout` and the others scaled up; by torch's generator."""
-    start_N, stop_N, facts = call.placed()
-    q_HND, k_GMD, v_GMV = call.q_HND, call.k_GMD, call.v_GMV
-    heads, rows, _ = q_HND.shape
-    lse_HN = _attend(replace(call, measure=dispatch.Measure())).rows.lse_HN
-    position_N = facts.own_N if facts.own_N is not None else np.zeros(rows, dtype=np.int64)
+    problem, v_GMV = call.problem(), call.v_GMV
+    heads, rows = problem.heads, problem.rows
+    lse_HN = _attend(replace(call, measure=Measure())).rows.lse_HN
     out_NHV = v_GMV.new_empty(rows, heads, v_GMV.shape[2])
-    for begin, end, low, high in row_blocks(start_N, stop_N, heads * 4, TILE_BYTES):
+    for begin, end, low, high in plan_rows(problem.start_N, problem.stop_N, heads * 4, TILE_BYTES):
         at = slice(begin, end)
-        a_HQK = weights(
-            q_HND[:, at], k_GMD[:, low:high], lse_HN[:, at], call.rule, start_Q=start_N[at], stop_Q=stop_N[at],
-            query_positions_Q=position_N[at], key_positions_K=np.arange(low, high),
-        )  # fmt: skip
+        tile = problem.tile(at, slice(low, high))
+        a_HQK = door.weights(tile, lse_HN[:, at], key_M=np.arange(low, high))
         torch.nn.functional.dropout(a_HQK, call.dropout, training=True, inplace=True)
         v_GKV = v_GMV[:, low:high].float()
         out_HQV = (a_HQK.reshape(len(v_GKV), -1, high - low) @ v_GKV).reshape(heads, end - begin, -1)

@@ -27,7 +27,8 @@ class LayoutListener(Listener):
 
     def before(self, call: AttentionCall) -> AttentionCall:
         kind = self._kind(call.q_HND.shape[1], call.k_GMD.shape[1])
-        _, stop_N, facts = call.placed()
+        problem = call.problem()
+        own_N = problem.tokens.own_N
         self.calls.append(
             LayerLayout(
                 kind=kind,
@@ -39,7 +40,7 @@ class LayoutListener(Listener):
                 value_features=call.v_GMV.shape[2],
                 dtype=str(call.q_HND.dtype).removeprefix("torch."),
                 rule=call.rule,
-                causal=facts.own_N is not None and bool((stop_N <= facts.own_N + 1).all()),
+                causal=own_N is not None and bool((problem.stop_N <= own_N + 1).all()),
             )
         )
         return call

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from attlas.engine.attention.call import AttentionCall, Listener
-from attlas.engine.kernels import dispatch
-from attlas.engine.kernels.reference import TILE_BYTES, Attended, weights
+from attlas.engine.kernels import door
+from attlas.engine.kernels.measure import TILE_BYTES, Attended, Measure
 from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.listeners.finite import check_finite
 from attlas.engine.listeners.sink import LayerBlock, MapTile, Sink
@@ -34,7 +34,7 @@ class Record(Listener):
     """Records what the model asks and is answered where it stands: an edit behind it is in the output alone.
 
     keep: the tier. kinds: by name, the layers and heads to keep. document_ids: number -> id, for messages.
-    tile_bytes: size of a score tile of the reference kernel. The calls must be placed in a passage.
+    tile_bytes: the most that a score tile takes. The calls must be placed in a passage.
     Raises NotFiniteError naming document, layer, head and token; what the sink then holds must not be committed.
     """
 
@@ -70,11 +70,11 @@ class Record(Listener):
         kind = self.kinds.get(rows.layout.kind)
         return kind if kind is not None and rows.layout.layer in kind.layers else None
 
-    def _measure(self, kind: KindLayout | None, rows: ChunkRows) -> dispatch.Measure:
+    def _measure(self, kind: KindLayout | None, rows: ChunkRows) -> Measure:
         if kind is None:
-            return dispatch.Measure(tile_bytes=self.tile_bytes)
+            return Measure(tile_bytes=self.tile_bytes)
         statistics = self.keep == "statistics"
-        return dispatch.Measure(
+        return Measure(
             names=statistic_names(same_axis=kind.same_axis, sinks=kind.has_sinks) if statistics else (),
             histogram=statistics,
             head_gram=statistics,
@@ -85,7 +85,7 @@ class Record(Listener):
 
     def _block(self, call: AttentionCall, kind: KindLayout, rows: ChunkRows, attended: Attended) -> LayerBlock:
         factors, measured = self.keep != "statistics", attended.rows
-        first_R = rows.kept(rows.facts.first_N)
+        first_R = rows.kept(rows.tokens.first_N)
         any_row = bool(len(first_R))
         return LayerBlock(
             kind=kind.kind,
@@ -105,30 +105,18 @@ class Record(Listener):
     def _write_maps(self, call: AttentionCall, kind: KindLayout, rows: ChunkRows, attended: Attended) -> None:
         """Materialise the kept rows tile by tile; a tile lies within one document and starts on a multiple of
         MAP_ROWS of its rows."""
-        own = rows.rows
-        position_R, document_R = rows.kept(rows.query_axis.position_T[own]), rows.kept(rows.query_axis.document_T[own])
-        first_R = rows.kept(rows.facts.first_N)
-        start_R, stop_R = rows.kept(rows.start_N) - first_R, rows.kept(rows.stop_N) - first_R
-        q_HRD, k_GMD = _picked(call.q_HND, kind.heads, rows.chosen_R), call.k_GMD
-        if len(kind.heads) != call.q_HND.shape[0]:
-            k_GMD = k_GMD[np.array(kind.heads) // kind.group]
-        rule = call.rule.for_heads(np.array(kind.heads))
+        heads = None if len(kind.heads) == rows.layout.heads else np.array(kind.heads)
+        kept = call.problem().of(heads, rows.chosen_R)
+        document_R, first_R = rows.kept(rows.query_axis.document_T[rows.rows]), kept.tokens.first_N
         edges = np.flatnonzero((rows.ordinal_R % MAP_ROWS == 0) | (np.diff(document_R, prepend=-1) != 0))
-        for begin, end in zip(edges, [*edges[1:], len(position_R)], strict=True):
+        for begin, end in zip(edges, [*edges[1:], kept.rows], strict=True):
             tile, first = slice(int(begin), int(end)), int(first_R[begin])
-            low, high = int(start_R[tile].min()) // MAP_ROWS * MAP_ROWS, int(stop_R[tile].max())
-            for key in range(low, high, MAP_ROWS):
-                key_stop = min(key + MAP_ROWS, high)
-                a_HQK = weights(
-                    q_HRD[:, tile],
-                    k_GMD[:, first + key : first + key_stop],
-                    attended.rows.lse_HN[:, tile],
-                    rule,
-                    start_Q=start_R[tile],
-                    stop_Q=stop_R[tile],
-                    query_positions_Q=position_R[tile],
-                    key_positions_K=np.arange(key, key_stop),
-                )
+            low, high = int(kept.start_N[tile].min()) - first, int(kept.stop_N[tile].max()) - first
+            for key in range(low // MAP_ROWS * MAP_ROWS, high, MAP_ROWS):
+                keys = slice(first + key, first + min(key + MAP_ROWS, high))
+                a_HQK = door.weights(
+                    kept.tile(tile, keys), attended.rows.lse_HN[:, tile], key_M=np.arange(keys.start, keys.stop)
+                )  # fmt: skip
                 self.sink.write_map(
                     MapTile(
                         kind=kind.kind,
@@ -155,7 +143,7 @@ class _Where:
         self._check("q", q_HND, chunk.query_axis, row_place, None, "head")
         self._check("k", k_GMD[:, chunk.own_keys], chunk.key_axis, key_place, None, "kv head")
 
-    def check_rows(self, lse_HN: torch.Tensor, measure: dispatch.Measure) -> None:
+    def check_rows(self, lse_HN: torch.Tensor, measure: Measure) -> None:
         row_place = self.chunk.kept(np.arange(self.chunk.rows.start, self.chunk.rows.stop))
         self._check("the score", lse_HN[:, :, None], self.chunk.query_axis, row_place, measure.heads, "head")
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.engine.attention.call import AttentionCall
-from attlas.engine.kernels.reference import TokenFacts
+from attlas.engine.kernels.problem import TokenFacts
 from attlas.engine.model.layout import KINDS, LayerLayout
 from attlas.engine.passage.passage import AxisTokens, Passage
 
-__all__ = ["ChunkRows"]
+__all__ = ["ChunkRows", "token_facts"]
 
 Indices = NDArray[np.int64]
 
@@ -35,18 +35,19 @@ class ChunkRows:
     rows: slice
     start_N: Indices
     stop_N: Indices
-    facts: TokenFacts
+    tokens: TokenFacts
     chosen_R: Indices | None
     row_start: int
     ordinal_R: Indices
 
     @classmethod
     def of(
-        cls, call: AttentionCall, layout: LayerLayout, passage: Passage, chunk: tuple[int, int], keys: int
+        cls, call: AttentionCall, layout: LayerLayout, passage: Passage, chunk: tuple[int, int], tokens: TokenFacts
     ) -> ChunkRows:
+        """tokens: of the layer's kind in this chunk, see `token_facts`."""
         query_name, key_name = KINDS[layout.kind]
         query_axis, key_axis = passage.axes[query_name], passage.axes[key_name]
-        rows = slice(0, len(query_axis)) if len(passage.chunks) == 1 else slice(*chunk)
+        rows = _rows(passage, query_axis, chunk)
         start_N, stop_N = _intervals(call, layout, query_axis, key_axis, rows)
         choice = passage.rows.get(query_name)
         if choice is None:
@@ -55,9 +56,8 @@ class ChunkRows:
             first, last = np.searchsorted(choice.place_R, [rows.start, rows.stop])
             chosen_R = choice.place_R[first:last] - rows.start
             row_start, ordinal_R = choice.row_start + int(first), choice.ordinal_R[first:last]
-        facts = _facts(query_axis, key_axis, rows, keys)
         return cls(
-            layout, query_axis, key_axis, rows, start_N, stop_N, facts, chosen_R, row_start, ordinal_R
+            layout, query_axis, key_axis, rows, start_N, stop_N, tokens, chosen_R, row_start, ordinal_R
         )  # fmt: skip
 
     @property
@@ -68,6 +68,11 @@ class ChunkRows:
     def kept(self, values: Indices) -> Indices:
         """Of one value for each of the N rows, those of the kept rows."""
         return values if self.chosen_R is None else values[self.chosen_R]
+
+
+def _rows(passage: Passage, query_axis: AxisTokens, chunk: tuple[int, int]) -> slice:
+    """A chunk's rows on their axis."""
+    return slice(0, len(query_axis)) if len(passage.chunks) == 1 else slice(*chunk)
 
 
 def _intervals(
@@ -92,8 +97,10 @@ def _intervals(
     return first_N + start_N, first_N + stop_N
 
 
-def _facts(query_axis: AxisTokens, key_axis: AxisTokens, rows: slice, keys: int) -> TokenFacts:
-    same_axis = query_axis is key_axis
+def token_facts(kind: str, passage: Passage, chunk: tuple[int, int], keys: int) -> TokenFacts:
+    """What all layers of a kind have in common in one chunk, whose rows have `keys` keys before and beside them."""
+    query_axis, key_axis = (passage.axes[name] for name in KINDS[kind])
+    rows, same_axis = _rows(passage, query_axis, chunk), query_axis is key_axis
     return TokenFacts(
         first_N=query_axis.first_T[rows] if same_axis else np.zeros(rows.stop - rows.start, dtype=np.int64),
         own_N=np.arange(rows.start, rows.stop) if same_axis else None,

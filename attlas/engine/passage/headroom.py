@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from attlas.engine.kernels.reference import TILE_BYTES
+from attlas.engine.kernels.measure import TILE_BYTES
 
 __all__ = ["Headroom", "release_memory"]
 
@@ -19,7 +19,7 @@ CHUNK_LEAST = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headroom:
-    """tile_bytes: size of a score tile of the reference kernel. chunk_tokens: the most query tokens in a forward pass,
+    """tile_bytes: the most that a score tile takes. chunk_tokens: the most query tokens in a forward pass,
     None where the model must take a pack whole."""
 
     chunk_tokens: int | None

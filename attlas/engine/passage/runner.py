@@ -14,12 +14,13 @@ import torch
 
 from attlas.engine.attention.call import AttentionCall, Listener
 from attlas.engine.attention.interface import attending
-from attlas.engine.kernels.reference import TILE_BYTES, Attended
+from attlas.engine.kernels.measure import TILE_BYTES, Attended
+from attlas.engine.kernels.problem import TokenFacts
 from attlas.engine.listeners.record import Record
 from attlas.engine.listeners.sink import Sink
 from attlas.engine.model.layout import KINDS, KindLayout, LayerLayout, ModelLayout
 from attlas.engine.model.shard import Shard, State
-from attlas.engine.passage.chunk_rows import ChunkRows
+from attlas.engine.passage.chunk_rows import ChunkRows, token_facts
 from attlas.engine.passage.passage import Passage
 from attlas.errors import InputError, MissingAttentionError, UnsupportedModelError
 
@@ -32,7 +33,7 @@ class ShardRunner:
     """A shard, which may be a whole model, ready to run passages.
 
     layout: of the shard's own layers. keep: the tier. kinds: the layers and heads to keep; None for all.
-    tile_bytes: size of a score tile of the reference kernel, which a caller short of memory may lower between runs.
+    tile_bytes: the most that a score tile takes, which a caller short of memory may lower between runs.
     Plain Python: a Ray actor is a thin shell around it.
     """
 
@@ -178,9 +179,11 @@ class _PassageCalls(Listener):
         self.calls = runner.layout.calls
         self.buffers: dict[int, _Buffer] = {}
         self.number, self.chunk = 0, (0, 0)
+        self.tokens: dict[str, TokenFacts] = {}
+        """kind -> what all its layers have in common in this chunk."""
 
     def begin(self, chunk: tuple[int, int]) -> None:
-        self.number, self.chunk = 0, chunk
+        self.number, self.chunk, self.tokens = 0, chunk, {}
 
     def end(self) -> None:
         needed = len(self.calls) if self.finish else self.runner.calls_needed
@@ -196,8 +199,10 @@ class _PassageCalls(Listener):
         if len(self.passage.chunks) > 1:
             k_GMD, v_GMV = self._extend(call, layout)
             call = replace(call, k_GMD=k_GMD, v_GMV=v_GMV)
-        rows = ChunkRows.of(call, layout, self.passage, self.chunk, call.k_GMD.shape[1])
-        return replace(call, start_N=rows.start_N, stop_N=rows.stop_N, facts=rows.facts, chunk=rows)
+        if layout.kind not in self.tokens:
+            self.tokens[layout.kind] = token_facts(layout.kind, self.passage, self.chunk, call.k_GMD.shape[1])
+        rows = ChunkRows.of(call, layout, self.passage, self.chunk, self.tokens[layout.kind])
+        return replace(call, start_N=rows.start_N, stop_N=rows.stop_N, tokens=rows.tokens, chunk=rows)
 
     def after(self, call: AttentionCall, attended: Attended) -> Attended:
         assert call.chunk is not None

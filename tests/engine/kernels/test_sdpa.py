@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attlas.engine.attention.score_rule import ScoreRule
-from attlas.engine.kernels import reference, sdpa
-from tests.engine.kernels.test_reference import MASKS, random_case, rules
+from attlas.engine.kernels import sdpa
+from attlas.engine.kernels.measure import Attended, Measure
+from attlas.engine.kernels.problem import Problem
+from tests.engine.kernels.cases import MASKS, Case, case
+from tests.engine.kernels.conformance import KernelConformance
 
 
 @settings(max_examples=200, deadline=None)
@@ -42,29 +44,25 @@ def test_pieces_cover_every_visible_cell_once(data: st.DataObject, rows: int, ke
     np.testing.assert_array_equal(cells, (column >= start[:, None]) & (column < stop[:, None]))
 
 
-@pytest.mark.parametrize("rows", [3, 40, 300])
-@pytest.mark.parametrize("rule", ["plain", "sinks"])
-@pytest.mark.parametrize("mask", MASKS)
-def test_equals_the_reference(mask: str, rule: str, rows: int) -> None:
-    case, score_rule = random_case(rows, rows=rows, mask=mask), rules()[rule]
-    q, k = (torch.from_numpy(case[x]).float() for x in "qk")
-    v = torch.randn(2, rows, 8, generator=torch.Generator().manual_seed(0))
-    assert sdpa.supports(q, v, score_rule)
-    for begin in (0, rows // 2):  # a later chunk has more keys than rows
-        at = slice(begin, rows)
-        found = sdpa.attend(q[:, at], k, v, score_rule, start_N=case["start"][at], stop_N=case["stop"][at])
-        facts = case["facts"]
-        expected = reference.attend(
-            q[:, at].double(), k.double(), v.double(), score_rule,
-            start_N=case["start"][at], stop_N=case["stop"][at], facts=facts, dtype=torch.float64,
-        )  # fmt: skip
-        torch.testing.assert_close(found.out_NHV.double(), expected.out_NHV, atol=5e-6, rtol=1e-5)
-        torch.testing.assert_close(found.rows.lse_HN.double(), expected.rows.lse_HN, atol=5e-6, rtol=1e-6)
+class TestSdpa(KernelConformance):
+    rules = ("plain", "sinks")
+    statistics = False
+    counts = False
+    bfloat16 = False
+    features = ((8, 8), (24, 24), (7, 7))
+
+    def run(self, problem: Problem, v_GMV: torch.Tensor, measure: Measure) -> Attended:
+        assert sdpa.supports(problem, v_GMV)
+        return sdpa.attend(problem, v_GMV)
+
+    @pytest.mark.parametrize("rows", [3, 300])
+    @pytest.mark.parametrize("mask", MASKS)
+    def test_few_and_many_rows(self, mask: str, rows: int) -> None:
+        for first in (0, rows // 2):
+            self.check(Case(rows=rows, first=first, mask=mask, heads=2, groups=1))
 
 
-def test_what_it_leaves_to_the_reference() -> None:
-    q, v = torch.zeros(2, 3, 8), torch.zeros(2, 3, 8)
-    assert not sdpa.supports(q.bfloat16(), v.bfloat16(), ScoreRule(scaling=1.0))  # its lse would be coarse
-    assert not sdpa.supports(q, torch.zeros(2, 3, 5), ScoreRule(scaling=1.0))
-    assert not sdpa.supports(q, v, rules()["softcap"])
-    assert not sdpa.supports(q, v, rules()["bias"])
+def test_what_it_leaves_to_the_cpu_kernel() -> None:
+    for left in (Case(dtype="bfloat16"), Case(values=5), Case(rule="softcap"), Case(rule="bias")):
+        assert not sdpa.supports(*case(left))  # of bfloat16 its lse would be coarse
+    assert sdpa.supports(*case(Case()))

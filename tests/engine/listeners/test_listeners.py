@@ -16,7 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 import attlas
 from attlas.engine.attention.call import AttentionCall, Listener
 from attlas.engine.attention.interface import attending, own_attention
-from attlas.engine.kernels.reference import Attended
+from attlas.engine.kernels.measure import Attended
 from attlas.engine.model.load import load_model
 from attlas.engine.model.probe import probe
 from attlas.engine.model.shard import Shard
@@ -198,11 +198,10 @@ class Uniform(Listener):
     """Computes by itself: every weight of a row alike."""
 
     def compute(self, call: AttentionCall) -> Attended:
-        start_N, stop_N, _ = call.placed()
+        problem = call.problem()
         v_HMV = call.v_GMV.repeat_interleave(call.q_HND.shape[0] // len(call.v_GMV), 0)
-        rows = [
-            v_HMV[:, start:stop].mean(1) for start, stop in zip(start_N.tolist(), stop_N.tolist(), strict=True)
-        ]  # fmt: skip
+        intervals = zip(problem.start_N.tolist(), problem.stop_N.tolist(), strict=True)
+        rows = [v_HMV[:, start:stop].mean(1) for start, stop in intervals]
         return Attended(out_NHV=torch.stack(rows), rows=None)  # type: ignore[arg-type]
 
 
