@@ -7,6 +7,7 @@ __all__ = [
     "ClusterError",
     "CorruptAtlasError",
     "DisagreementError",
+    "DocumentMissingError",
     "InputError",
     "MissingAttentionError",
     "NoMemoryError",
@@ -73,6 +74,13 @@ class StoreExistsError(AttlasError, FileExistsError):
 
 class StoreMissingError(AttlasError, FileNotFoundError):
     """There is no atlas at the given place."""
+
+
+class DocumentMissingError(AttlasError, KeyError):
+    """A document that an atlas does not hold, or whose pack is not committed."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError's own would quote it
 
 
 class CorruptAtlasError(AttlasError, OSError):

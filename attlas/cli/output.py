@@ -41,10 +41,6 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except KeyError as error:
-            if os.environ.get("ATTLAS_DEBUG") or not str(error.args[0]).count(" "):
-                raise
-            fail(str(error.args[0]))
         except (AttlasError, OSError) as error:
             if os.environ.get("ATTLAS_DEBUG"):
                 raise

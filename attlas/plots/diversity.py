@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import dendrogram
 
 from attlas.errors import InputError
+from attlas.plots.given import parse_answer
 from attlas.plots.style import INK, SEQUENTIAL, new_figure, styled, title
 
 __all__ = ["diversity_matrix", "head_plane"]
@@ -24,7 +25,7 @@ def diversity_matrix(found: xr.Dataset) -> Figure:
 
     found: of `attlas.analysis.head_diversity`. Raises InputError where heads of different layers were not compared.
     """
-    _check(found)
+    found = _compared(found)
     order = found.dendrogram_order.values
     distance = found.distance.values[np.ix_(order, order)]
     layers = found.member_layer.values[order]
@@ -67,7 +68,7 @@ def head_plane(found: xr.Dataset) -> Figure:
 
     Colour: layer; shape: cluster. The points that lie farthest out, or all of a few, carry `layer.head`.
     """
-    _check(found)
+    found = _compared(found)
     place, layers, clusters = found.plane.values, found.member_layer.values, found.cluster.values
     shapes = "osD^vP*X<>hd"
     scale = mpl.colors.Normalize(layers.min(), max(layers.max(), layers.min() + 1))
@@ -114,6 +115,7 @@ def _rows(found: xr.Dataset) -> str:
     return f"{found.attrs['pair_rows']:,} sampled query rows"
 
 
-def _check(found: xr.Dataset) -> None:
-    if "distance" not in found:
+def _compared(found: xr.Dataset) -> xr.Dataset:
+    if "member" not in parse_answer(found, "head_diversity", "effective_heads").dims:
         raise InputError("heads of different layers were not compared here: that needs factors, and more than one head")
+    return found

@@ -11,6 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from attlas.plots.given import parse_answer, parse_head_values
 from attlas.plots.style import INK, SEQUENTIAL, label_axis, new_figure, styled, title
 
 __all__ = ["head_map", "head_page", "role_map"]
@@ -22,10 +23,12 @@ COLOURS = {
 NONE = "#f1f3f5"
 CELL, LEAST, MOST = 0.24, 2.2, 9.0
 BARS = 3
+ROLE_VARIABLES = ("role_score", "role_threshold", "role_baseline", "has_role")
 
 
 def head_map(values: xr.DataArray) -> Figure:
-    """Values (layer, head) as a map: layers down, heads across."""
+    """Values (layer, head) as a map: layers down, heads across. Raises InputError where they are no such numbers."""
+    values = parse_head_values(values)
     with styled():
         width, height = _size(values.sizes["head"]), _size(values.sizes["layer"])
         figure = new_figure(width + 1.9, height + 1.1)
@@ -41,6 +44,7 @@ def head_map(values: xr.DataArray) -> Figure:
 
 def role_map(roles: xr.Dataset) -> Figure:
     """Each head in the colour of the role in which it passes its threshold by most."""
+    roles = parse_answer(roles, "head_roles", *ROLE_VARIABLES)
     with styled():
         width, height = _size(roles.sizes["head"]), _size(roles.sizes["layer"])
         figure = new_figure(width + 2.2, height + 1.1)
@@ -51,6 +55,8 @@ def role_map(roles: xr.Dataset) -> Figure:
 
 def head_page(roles: xr.Dataset, diversity: xr.Dataset) -> Figure:
     """The map of roles, the leading heads of each role against evenly spread attention, and diversity by layer."""
+    roles = parse_answer(roles, "head_roles", *ROLE_VARIABLES)
+    diversity = parse_answer(diversity, "head_diversity", "effective_heads")
     with styled():
         width, height = _size(roles.sizes["head"]), max(_size(roles.sizes["layer"]), 4.8)
         figure = new_figure(width + 10.2, height + 1.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import matplotlib as mpl
@@ -11,8 +12,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from attlas.arguments import found as given
+from attlas.arguments import parse_names
 from attlas.errors import InputError
+from attlas.plots.given import parse_answer
 from attlas.plots.style import INK, SEQUENTIAL, grid_of, label_axis, new_figure, styled, title
+from attlas.readable import index_runs
 
 __all__ = ["distance_decay", "head_boxes", "histograms", "layer_means"]
 
@@ -79,9 +84,14 @@ def head_boxes(found: xr.Dataset, name: str = "entropy", *, layer: int | None = 
     layer: the heads of one layer; by default every layer has a panel. Raises InputError where the answer does not tell
     documents apart.
     """
+    found = parse_answer(found, "statistics")
+    (name,) = parse_names("name", [name])
     key = f"document_{name}"
     if key not in found or found[key].dims != ("document", "layer", "head"):
         raise InputError(f"there is no {name} of each document here: ask without a sample, or for another statistic")
+    layers = found["layer"].values.tolist()
+    if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral) or layer not in layers):
+        raise InputError(f"layer is {given(layer)}: this answer has layers {index_runs(layers)}")
     values = found[key] if layer is None else found[key].sel(layer=[layer])
     heads = found["head"].values
     rows, columns = grid_of(values.sizes["layer"], most=max(1, min(4, 48 // len(heads))))
@@ -110,7 +120,7 @@ def head_boxes(found: xr.Dataset, name: str = "entropy", *, layer: int | None = 
 
 def distance_decay(found: xr.Dataset) -> Figure:
     """Weight a token at each distance, one line a layer (mean over its heads), on logarithmic axes."""
-    if "weight_by_distance" not in found:
+    if "weight_by_distance" not in parse_answer(found, "statistics"):
         raise InputError("there is no weight_by_distance here: it needs factors, and keys of the query's own text")
     start, stop = found.distance.values, found.distance_stop.values
     middle = np.sqrt(np.maximum(start, 0.5) * np.maximum(stop - 1, 0.5))
@@ -150,6 +160,8 @@ def _hold_still(panel: Any, values: Any) -> None:
 
 def _chosen(found: xr.Dataset, names: Sequence[str] | None) -> list[str]:
     """Statistics with one number a head."""
+    found = parse_answer(found, "statistics")
+    names = None if names is None else parse_names("names", names)
     known = [
         str(name)
         for name, variable in found.data_vars.items()

@@ -13,9 +13,10 @@ import zarr
 from numpy.typing import NDArray
 from xarray.core import indexing
 
+from attlas.arguments import found
 from attlas.engine.kernels.row_statistics import STATISTICS, statistic_names
 from attlas.engine.model.layout import KINDS
-from attlas.errors import TierError
+from attlas.errors import DocumentMissingError, TierError
 from attlas.storage import schema
 from attlas.storage.stores import Where, open_root, read_arrays, store_name
 
@@ -144,16 +145,19 @@ class Atlas(Mapping[str, xr.Dataset]):
         return int(self._committed[self._pack].sum())
 
     def __getitem__(self, document: str) -> xr.Dataset:
-        if document not in self._index:
+        if not isinstance(document, str) or document not in self._index:
             near = difflib.get_close_matches(str(document), self._ids, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it holds {_some(self._ids)}"
-            raise KeyError(f"{self.name} has no document {document!r}: {hint}")
+            named = repr(document) if isinstance(document, str) else found(document)
+            raise DocumentMissingError(f"{self.name} has no document {named}: {hint}")
         index = self._index[document]
         pack = self._pack[index]
         if not self._committed[pack]:
             failed = self.column("packs/state")[pack] == schema.FAILED
             why = f"which failed ({self.column('packs/error')[pack]})" if failed else "which is not committed"
-            raise KeyError(f"document {document!r} is in pack {pack}, {why}: finish the capture with --resume")
+            raise DocumentMissingError(
+                f"document {document!r} is in pack {pack}, {why}: finish the capture with --resume"
+            )
         return _page(self, document, index)
 
     def __repr__(self) -> str:

@@ -31,7 +31,7 @@ class AttlasBackend(BackendEntrypoint):
         document: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
-        """document: its id; may be left out where the atlas holds one alone. Raises InputError, KeyError."""
+        """document: its id, which may be left out where there is one alone. Raises InputError, DocumentMissingError."""
         atlas = open_atlas(filename_or_obj, storage_options=storage_options)
         if document is None:
             document = only_document(atlas)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from attlas.arguments import found
 from attlas.engine.passage.selection import describe_indices
 from attlas.errors import InputError
 
@@ -39,18 +41,20 @@ def choose_tile(
 
     layer, head: the model's indices; a negative one counts from the end of those captured. document: may be left out
     where the atlas holds one alone. kind: of the kinds, the first by default. queries, keys: places among the rows and
-    keys of the document. Raises InputError where something chosen does not exist, KeyError for a document, TierError
+    keys of the document. Raises InputError where something chosen does not exist, DocumentMissingError, TierError
     where the atlas keeps no weights.
     """
-    kind = kind or atlas.kinds[0]
+    kind = atlas.kinds[0] if kind is None else kind
     if kind not in atlas.kinds:
-        raise InputError(f"{atlas.name} has no {kind} attention: it has {', '.join(atlas.kinds)}")
+        named = kind if isinstance(kind, str) else found(kind)
+        raise InputError(f"{atlas.name} has no {named} attention: it has {', '.join(atlas.kinds)}")
     document = only_document(atlas) if document is None else document
     prefix = "" if kind == "self" else f"{kind}_"
     attention = atlas[document][f"{prefix}attention"]
     names = [*DIMS, *(f"{dim}_token{column}" for dim in ("query", "key") for column in ("", "_id"))]
     attention = attention.rename({f"{prefix}{name}": name for name in names} if prefix else {})
     layer, head = (_existing(attention, dim, index) for dim, index in (("layer", layer), ("head", head)))
+    queries, keys = _parse_slice("queries", queries), _parse_slice("keys", keys)
     tile = attention.sel(layer=layer, head=head).isel(query=queries, key=keys)
     if 0 in tile.shape:
         raise InputError(
@@ -91,11 +95,21 @@ def tile_csv(tile: xr.DataArray) -> str:
     return text.getvalue()
 
 
+def _parse_slice(name: str, value: object) -> slice:
+    if isinstance(value, slice) and value.step != 0:
+        parts = (value.start, value.stop, value.step)
+        if all(part is None or (isinstance(part, Integral) and not isinstance(part, bool)) for part in parts):
+            return value
+    raise InputError(f"{name} is {found(value)}: give a slice of places, such as slice(10, 20)")
+
+
 def _existing(attention: xr.DataArray, dim: str, index: int) -> int:
     """The label of a layer or head; a negative one counts from the end of those captured."""
     have = [int(label) for label in attention[dim].values]
+    if not isinstance(index, Integral) or isinstance(index, bool):
+        raise InputError(f"{dim} is {found(index)}: the atlas has {describe_indices(have)}")
     if index in have:
-        return index
+        return int(index)
     if -len(have) <= index < 0:
         return have[index]
     raise InputError(f"there is no {dim} {index}: the atlas has {describe_indices(have)}")

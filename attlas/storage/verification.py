@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
+from attlas.arguments import parse_callback, parse_whole
 from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.model.layout import KINDS
 from attlas.storage import schema
@@ -73,8 +74,10 @@ def verify(
 
     Every chunk of every committed pack is read and its checksum compared; row sums and maps are checked on
     `sample_rows` seeded rows of each kind and layer. Memory: a shard, or WORKING_BYTES of weights. Raises
-    StoreMissingError where there is no atlas.
+    StoreMissingError where there is no atlas, InputError.
     """
+    sample_rows, seed = parse_whole("sample_rows", sample_rows, least=1), parse_whole("seed", seed)
+    parse_callback("progress", progress)
     atlas = open_atlas(where, storage_options=storage_options)
     checks = []
     for name, check in (
