@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from attlas.engine.model.load import LoadedModel, Placement, load_model
 from attlas.engine.model.probe import layout_of
 from attlas.engine.model.shape import ModelShape, with_offload
 from attlas.engine.model.shard import Shard
+from attlas.engine.model.source import ModelSource
+from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import Document, Pack
 from attlas.engine.passage.headroom import Headroom, release_memory
 from attlas.engine.passage.passage import passages
@@ -56,19 +59,25 @@ class Runs(Protocol):
 
 
 @contextmanager
-def in_process(model: Any, *, threads: int | None, offload: int | None, **loading: Any) -> Iterator[InProcess]:
-    """The model in this process. threads: torch's. offload: bytes of weights to keep in memory, the rest on disk."""
+def in_process(source: ModelSource, budget: Budget) -> Iterator[InProcess]:
+    """The model in this process; torch's number of threads comes back after."""
+    threads, offload = budget.threads, budget.offload
+    if threads is not None and threads > (os.cpu_count() or 1):
+        raise InputError(f"{threads} threads on a machine of {os.cpu_count()} cores: give at most as many threads")
     with tempfile.TemporaryDirectory(prefix="attlas-offload-") if offload is not None else nullcontext("") as folder:
         placement = None
         if offload is not None:
-            if not isinstance(model, str | Path):
+            if not isinstance(source.model, str | Path):
                 raise InputError("a model object is in memory already: give its folder to have it read from disk")
-            placement = Placement.of(str(loading["device"]), offload, folder)
+            placement = Placement.of(source.device, offload, folder)
         before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
         try:
-            loaded = load_model(model, placement=placement, **loading)
+            loaded = load_model(
+                source.model, tokenizer=source.tokenizer, dtype=source.dtype, device=source.device,
+                revision=source.revision, placement=placement,
+            )  # fmt: skip
             yield InProcess(loaded, layout_of(loaded), offload)
         finally:
             if threads is not None:

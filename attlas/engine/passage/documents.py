@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.engine.passage.selection import QuerySelection
+from attlas.engine.passage.selection import Selection
 
 __all__ = ["ROW_AXES", "Document", "Pack", "Tokens", "plan_packs", "with_chosen_rows"]
 
@@ -82,7 +82,7 @@ class Pack:
     document_start: Mapping[str, tuple[int, ...]]
 
 
-def with_chosen_rows(document: Document, selection: QuerySelection) -> Document:
+def with_chosen_rows(document: Document, selection: Selection) -> Document:
     """The document with an axis of chosen query rows beside each of its token axes; raises InputError."""
     rows = {
         ROW_AXES[axis]: tokens.rows(selection.places(document.id, len(tokens)))
