@@ -30,7 +30,7 @@ from attlas.engine.model.source import ModelSource, load_config
 from attlas.engine.model.support import check_supported
 from attlas.engine.model.tokenizer import load_tokenizer
 from attlas.engine.passage.budget import Budget
-from attlas.engine.passage.documents import Document, Pack
+from attlas.engine.passage.documents import Document, Pack, name_pack
 from attlas.engine.passage.headroom import Headroom
 from attlas.engine.passage.passage import passages
 from attlas.errors import ClusterError, InputError, first_line
@@ -151,7 +151,9 @@ class ClusterRun:
                     )
                 )
 
-        queue = PackQueue(self.replicas, Committing(), work=work, tell=tell)
+        queue = PackQueue(
+            self.replicas, Committing(), work=work, name=lambda pack: name_pack(pack, documents), tell=tell
+        )
         queue.run(pending, Headroom(chunk_tokens=chunk_tokens))
         return queue.tally.failed
 

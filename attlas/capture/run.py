@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attlas.actors.layout import Layout
-from attlas.capture.in_process import Runs, in_process, name_documents
+from attlas.capture.in_process import Runs, in_process
 from attlas.capture.plan import CapturePlan, plan_capture
 from attlas.engine.model.layout import KindLayout, factor_span, layer_span
 from attlas.engine.model.load import LoadedModel
 from attlas.engine.model.source import ModelSource
 from attlas.engine.passage.budget import Budget
+from attlas.engine.passage.documents import name_pack
 from attlas.engine.passage.rows import Rows
 from attlas.engine.passage.runner import KEEPS
 from attlas.engine.passage.selection import Selection
@@ -183,11 +184,10 @@ def _with_spans(
 def _packs_failed(failed: Mapping[int, str], plan: CapturePlan, writer: AtlasWriter, store: Any) -> PacksFailedError:
     pack, error = next(iter(failed.items()))
     some_committed = len(writer.pending_packs()) < len(plan.packs)
-    names = name_documents(plan.packs[pack], plan.documents)
     return PacksFailedError(
         f"{len(failed)} of {len(plan.packs)} packs failed, "
         + (f"the others are committed in {store_name(store)}; " if some_committed else "and none is captured; ")
-        + f"pack {pack} ({names}) with {error} -- mend the cause"
+        + f"{name_pack(plan.packs[pack], plan.documents)} with {error} -- mend the cause"
         + (" and go on with --resume" if some_committed else ""),
         some_committed=some_committed,
     )

@@ -91,6 +91,14 @@ def with_chosen_rows(document: Document, selection: Selection) -> Document:
     return replace(document, tokens=dict(document.tokens) | rows)
 
 
+def name_pack(pack: Pack, documents: Sequence[Document]) -> str:
+    """A pack and its documents in a few words, for messages."""
+    first, count = documents[pack.documents[0]].id, len(pack.documents)
+    more = f" and {count - 1} more" if count > 1 else ""
+    tokens = sum(pack.token_stop[axis] - pack.token_start[axis] for axis in pack.token_start if axis in ROW_AXES)
+    return f"pack {pack.index} ({first!r}{more}, {tokens} tokens)"
+
+
 def plan_packs(lengths: Sequence[Mapping[str, int]], *, pack_tokens: int, block: int) -> tuple[Pack, ...]:
     """Put documents into packs, in the user's order, each pack as full as `pack_tokens` allows.
 
