@@ -34,7 +34,7 @@ from attlas.engine.passage.documents import Document, Pack, name_pack
 from attlas.engine.passage.headroom import Headroom
 from attlas.engine.passage.passage import passages
 from attlas.errors import ClusterError, InputError, first_line
-from attlas.progress import Progress
+from attlas.progress import CaptureProgress
 from attlas.storage import AtlasWriter
 from attlas.storage.stores import Where
 
@@ -102,7 +102,7 @@ class ClusterRun:
         storage_options: Mapping[str, Any] | None,
         pack_documents: bool,
         chunk_tokens: int | None,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[CaptureProgress], None] | None,
     ) -> dict[int, str]:
         """Capture and commit the pending packs; returns those that failed, with why."""
         pending = writer.pending_packs()
@@ -135,14 +135,14 @@ class ClusterRun:
             if progress is not None:
                 tally = queue.tally
                 progress(
-                    Progress(
-                        packs=len(packs),
-                        packs_done=len(packs) - len(pending) + tally.packs,
+                    CaptureProgress(
+                        done=len(packs) - len(pending) + tally.packs,
+                        total=len(packs),
+                        before=len(packs) - len(pending),
                         tokens=sum(sizes),
                         tokens_done=before + done["tokens"],
+                        tokens_before=before,
                         seconds=time.monotonic() - begun,
-                        packs_now=tally.packs,
-                        tokens_now=done["tokens"],
                         bytes=tally.bytes,
                         retries=tally.retries,
                         losses=tally.losses,

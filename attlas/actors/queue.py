@@ -105,7 +105,8 @@ class _Lane:
 class PackQueue:
     """Runs packs over replicas until every one is committed or recorded as failed.
 
-    work: the passages of a pack under given tile and chunk sizes. name: of a pack, for messages. tell: called now and then, and after every pack.
+    work: the passages of a pack under given tile and chunk sizes. name: of a pack, for messages. tell: called now and
+    then, and after every pack.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ from attlas.engine.passage.passage import passages
 from attlas.engine.passage.retry import Trial, after_error, describe_error
 from attlas.engine.passage.runner import ShardRunner
 from attlas.errors import AttlasError, InputError
-from attlas.progress import Progress
+from attlas.progress import CaptureProgress
 from attlas.storage import AtlasWriter
 
 __all__ = ["Runs", "in_process"]
@@ -54,7 +54,7 @@ class Runs(Protocol):
         storage_options: Mapping[str, Any] | None,
         pack_documents: bool,
         chunk_tokens: int | None,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[CaptureProgress], None] | None,
     ) -> dict[int, str]:
         """Capture and commit the pending packs; returns those that failed, with why."""
 
@@ -107,7 +107,7 @@ class InProcess:
         storage_options: Mapping[str, Any] | None,
         pack_documents: bool,
         chunk_tokens: int | None,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[CaptureProgress], None] | None,
     ) -> dict[int, str]:
         """A pack that cannot be captured is recorded, and the others go on; where none is captured, its error is raised
         as it is. See `attlas.engine.passage.retry` for what is run again, and what ends the run."""
@@ -162,13 +162,14 @@ class _Tally:
         packs: Sequence[Pack],
         pending: Sequence[Pack],
         axes: Sequence[str],
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[CaptureProgress], None] | None,
     ) -> None:
         self.progress, self.begun = progress, time.monotonic()
         self.sizes = [sum(pack.token_stop[a] - pack.token_start[a] for a in axes) for pack in packs]
         done = sum(self.sizes) - sum(self.sizes[pack.index] for pack in pending)
-        self.state = Progress(
-            packs=len(packs), packs_done=len(packs) - len(pending), tokens=sum(self.sizes), tokens_done=done
+        before = len(packs) - len(pending)
+        self.state = CaptureProgress(
+            done=before, total=len(packs), before=before, tokens=sum(self.sizes), tokens_done=done, tokens_before=done
         )
 
     def begin(self, layers: int) -> None:
@@ -183,10 +184,8 @@ class _Tally:
     def committed(self, pack: Pack, size: int) -> None:
         state, tokens = self.state, self.sizes[pack.index]
         self._report(
-            packs_done=state.packs_done + 1,
-            packs_now=state.packs_now + 1,
+            done=state.done + 1,
             tokens_done=state.tokens_done + tokens,
-            tokens_now=state.tokens_now + tokens,
             bytes=state.bytes + size,
         )
 

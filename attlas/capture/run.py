@@ -25,7 +25,7 @@ from attlas.engine.passage.selection import Selection
 from attlas.engine.passage.tokenize import Text
 from attlas.errors import InputError, PacksFailedError
 from attlas.parse import parse_choice, parse_flag, refuse
-from attlas.progress import Progress
+from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
 from attlas.storage.stores import is_empty, open_store, store_name
 
@@ -67,7 +67,7 @@ def capture(
     overwrite: bool = False,
     resume: bool = False,
     storage_options: dict[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[CaptureProgress], None] | None = None,
 ) -> Atlas:
     """Capture the attention of a model over documents, and return the atlas.
 
@@ -111,7 +111,7 @@ def capture(
     if overwrite and resume:
         raise InputError("overwrite and resume exclude each other: choose one")
     if progress is not None and not callable(progress):
-        raise refuse(progress, "progress", "give a function that takes an attlas.progress.Progress")
+        raise refuse(progress, "progress", "give a function that takes an attlas.progress.CaptureProgress")
     layout.check_reaches(store)
     going_on = resume and not is_empty(open_store(store, storage_options=storage_options))
     spans = stored_spans(store, storage_options=storage_options) if going_on else None
