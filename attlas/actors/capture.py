@@ -7,15 +7,15 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ray.exceptions import RayError, RayTaskError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from attlas.actors.cluster import ClusterFacts, cluster_devices, joined_cluster
+from attlas.actors.layout import Layout
 from attlas.actors.plan import ShardPlan, cut_layers, fit, layer_costs, shard_shapes
 from attlas.actors.queue import PackQueue
 from attlas.actors.replica import RemoteStage, Replica
@@ -26,39 +26,23 @@ from attlas.engine.model.load import LoadedModel, load_model
 from attlas.engine.model.probe import probe_stages
 from attlas.engine.model.shape import ModelShape, with_offload
 from attlas.engine.model.shard import Stack, find_stacks, meta_model
-from attlas.engine.model.source import load_config
+from attlas.engine.model.source import ModelSource, load_config
 from attlas.engine.model.support import check_supported
 from attlas.engine.model.tokenizer import load_tokenizer
-from attlas.engine.passage.documents import Document, Pack
+from attlas.engine.passage.budget import Budget
+from attlas.engine.passage.documents import Document, Pack, name_pack
 from attlas.engine.passage.headroom import Headroom
 from attlas.engine.passage.passage import passages
 from attlas.errors import ClusterError, InputError, first_line
-from attlas.progress import Progress
+from attlas.progress import CaptureProgress
 from attlas.storage import AtlasWriter
 from attlas.storage.stores import Where
 
-__all__ = ["ClusterOptions", "ClusterRun"]
+__all__ = ["ClusterRun"]
 
 START_SECONDS = 1800.0
 WORKING_SHARE = 0.25
 """Of a device's memory, what a plan leaves to work in."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterOptions:
-    """shards: of one replica; None for as few as fit the cluster's devices. replicas: whole pipelines.
-
-    address: of a running cluster; None for a private one. threads: torch's threads of each shard on a CPU; None for an
-    equal part of this machine's. offload: bytes of weights that each shard keeps in memory, the rest is read from disk.
-    span: layers on whose multiples cuts must lie, where an atlas is gone on with.
-    """
-
-    shards: int | None = 1
-    replicas: int = 1
-    address: str | None = None
-    threads: int | None = None
-    offload: int | None = None
-    span: int | None = None
 
 
 class ClusterRun:
@@ -68,19 +52,12 @@ class ClusterRun:
     shards. Raises ClusterError, InputError and UnsupportedModelError before any store is touched.
     """
 
-    def __init__(
-        self,
-        source: str | Path | PreTrainedModel,
-        options: ClusterOptions,
-        *,
-        tokenizer: PreTrainedTokenizerBase | str | None,
-        dtype: str,
-        device: str,
-        revision: str | None,
-    ) -> None:
-        self.options, self.dtype, self.device, self.revision = options, dtype, device, revision
+    def __init__(self, source: ModelSource, layout: Layout, budget: Budget, *, span: int | None = None) -> None:
+        """span: layers on whose multiples cuts must lie, where an atlas is gone on with."""
+        self.spread, self.budget, self.span = layout, budget, span
+        self.dtype, self.device, self.revision = source.dtype, source.device, source.revision
         self._stack = ExitStack()
-        self._source, self._tokenizer = source, tokenizer
+        self._source, self._tokenizer = source.model, source.tokenizer
 
     def __enter__(self) -> Self:
         try:
@@ -113,7 +90,7 @@ class ClusterRun:
     def held(self, shape: ModelShape) -> ModelShape:
         """Of a model's sizes, those of the shard with the most weights, as far as they stay in memory."""
         shapes = (shape,) if self._plan is None else shard_shapes(self.loaded.model, shape, self._stacks, self._plan)
-        return with_offload(max(shapes, key=lambda one: one.weight_bytes), self.options.offload)
+        return with_offload(max(shapes, key=lambda one: one.weight_bytes), self.budget.offload)
 
     def run(
         self,
@@ -125,7 +102,7 @@ class ClusterRun:
         storage_options: Mapping[str, Any] | None,
         pack_documents: bool,
         chunk_tokens: int | None,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[CaptureProgress], None] | None,
     ) -> dict[int, str]:
         """Capture and commit the pending packs; returns those that failed, with why."""
         pending = writer.pending_packs()
@@ -158,14 +135,14 @@ class ClusterRun:
             if progress is not None:
                 tally = queue.tally
                 progress(
-                    Progress(
-                        packs=len(packs),
-                        packs_done=len(packs) - len(pending) + tally.packs,
+                    CaptureProgress(
+                        done=len(packs) - len(pending) + tally.packs,
+                        total=len(packs),
+                        before=len(packs) - len(pending),
                         tokens=sum(sizes),
                         tokens_done=before + done["tokens"],
+                        tokens_before=before,
                         seconds=time.monotonic() - begun,
-                        packs_now=tally.packs,
-                        tokens_now=done["tokens"],
                         bytes=tally.bytes,
                         retries=tally.retries,
                         losses=tally.losses,
@@ -174,7 +151,9 @@ class ClusterRun:
                     )
                 )
 
-        queue = PackQueue(self.replicas, Committing(), work=work, tell=tell)
+        queue = PackQueue(
+            self.replicas, Committing(), work=work, name=lambda pack: name_pack(pack, documents), tell=tell
+        )
         queue.run(pending, Headroom(chunk_tokens=chunk_tokens))
         return queue.tally.failed
 
@@ -183,21 +162,21 @@ class ClusterRun:
         config = load_config(path, revision=self.revision)
         meta = meta_model(config)
         check_supported(meta)
-        options = self.options
+        options = self.spread
         wanted = (options.shards or 1) * options.replicas
         facts = self._stack.enter_context(joined_cluster(options.address, cpus=wanted))
         uses_gpu = facts.gpus > 0 and self.device != "cpu"
         self._stacks = stacks = () if options.shards == 1 else find_stacks(meta)  # a model that is not cut needs none
         self._plan = self._cut(meta, stacks, facts, uses_gpu)
         spans = ((0, 0),) if self._plan is None else self._plan.spans()
-        threads = options.threads or (
+        threads = self.budget.threads or (
             max(1, int(facts.cpus / max(facts.nodes, 1)) // wanted) if facts.private else None
         )
         loadings = [
             Loading(
                 source=str(path), stacks=stacks, start=start, stop=stop, dtype=self.dtype,
                 device=self.device if self.device != "auto" else ("cuda" if uses_gpu else "cpu"),
-                revision=self.revision, offload=options.offload, threads=None if uses_gpu else threads,
+                revision=self.revision, offload=self.budget.offload, threads=None if uses_gpu else threads,
             )
             for start, stop in spans
         ]  # fmt: skip
@@ -223,7 +202,7 @@ class ClusterRun:
         self, meta: PreTrainedModel, stacks: tuple[Stack, ...], facts: ClusterFacts, uses_gpu: bool
     ) -> ShardPlan | None:
         """Where the model is cut; None where it stays whole."""
-        options = self.options
+        options = self.spread
         if options.shards == 1:
             return None
         dtype = self.dtype if self.dtype != "auto" else str(meta.config.dtype or "float32").removeprefix("torch.")
@@ -232,7 +211,7 @@ class ClusterRun:
             devices = cluster_devices(facts, gpus=uses_gpu)
             working = int(devices.memory * WORKING_SHARE)
             return fit(costs, stacks, devices, outside=outside, working=lambda _plan: working)[0]
-        return cut_layers(costs, stacks, options.shards, outside=outside, step=options.span)
+        return cut_layers(costs, stacks, options.shards, outside=outside, step=self.span)
 
     def _wait_for_first(self) -> None:
         """Until the first replica's shards are loaded."""
@@ -256,7 +235,7 @@ class ClusterRun:
         if not is_object and Path(str(source)).suffix != ".gguf":
             assert not isinstance(source, PreTrainedModel)
             return source
-        if self.options.address is not None:
+        if self.spread.address is not None:
             raise InputError(
                 f"{'a model object' if is_object else source} is on this machine alone: save it with save_pretrained "
                 "to a folder that every node reaches, and give the folder"

@@ -18,9 +18,9 @@ from attlas.engine.model.load import DTYPES
 from attlas.engine.model.shape import ModelShape, shape_of
 from attlas.engine.model.shard import Stack, find_stacks
 from attlas.engine.model.support import interface_modules
-from attlas.engine.passage.selection import parse_bytes
 from attlas.engine.passage.sizes import MemoryParts, Sizes, plan_sizes
 from attlas.errors import InputError
+from attlas.parse import parse_bytes
 
 __all__ = [
     "ClusterPlan",
@@ -76,7 +76,7 @@ def parse_devices(text: str) -> Devices:
     count, times, memory = text.lower().partition("x")
     if not times or not count.strip().isdigit() or int(count) < 1:
         raise InputError(f"{text!r} describes no devices: write 8x80GB")
-    return Devices(count=int(count), memory=parse_bytes(memory))
+    return Devices(count=int(count), memory=parse_bytes(memory, "devices"))
 
 
 def layer_costs(

@@ -2,7 +2,8 @@
 
 One loop in the driver. A replica has at most `window` chunks on their way, so that all its shards work at once and
 hidden states in memory stay few; chunks of the next pack follow those of the one before without a gap. What fails with
-a replica runs again from its start; what fails by its own fault is tried TRIES times and then recorded.
+a replica runs again from its start; what becomes of a pack that
+breaks is decided by `attlas.engine.passage.retry`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 
 from attlas.actors.log import log_event
@@ -22,15 +22,12 @@ from attlas.actors.replica import Replica
 from attlas.actors.worker import PackKey, PackReport, PackWork
 from attlas.engine.passage.documents import Pack
 from attlas.engine.passage.headroom import Headroom
+from attlas.engine.passage.retry import Trial, after_error, after_loss, describe_error
 from attlas.errors import AttlasError, ClusterError, first_line
 from attlas.progress import ShardShare
 
 __all__ = ["PackQueue", "PackStore", "Tally"]
 
-TRIES = 3
-"""How often a pack may fail by its own fault."""
-LOSSES = 5
-"""How often a pack may go down with its workers before it is held to be what kills them."""
 PATIENCE = 600.0
 """Seconds to wait for room on the cluster while no replica can work."""
 STARTS = 20
@@ -61,14 +58,11 @@ class _Task:
     """One pack that is not committed."""
 
     pack: Pack
-    room: Headroom
-    attempt: int = 1
-    errors: int = 0
-    losses: int = 0
+    trial: Trial
 
     @property
     def key(self) -> PackKey:
-        return (self.pack.index, self.attempt)
+        return (self.pack.index, self.trial.attempt)
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +105,8 @@ class _Lane:
 class PackQueue:
     """Runs packs over replicas until every one is committed or recorded as failed.
 
-    work: the passages of a pack under given tile and chunk sizes. tell: called now and then, and after every pack.
+    work: the passages of a pack under given tile and chunk sizes. name: of a pack, for messages. tell: called now and
+    then, and after every pack.
     """
 
     def __init__(
@@ -120,11 +115,12 @@ class PackQueue:
         store: PackStore,
         *,
         work: Callable[[Pack, Headroom], PackWork],
+        name: Callable[[Pack], str],
         tell: Callable[[], None],
         window: int | None = None,
     ) -> None:
         self.lanes = [_Lane(replica) for replica in replicas]
-        self.store, self.work, self.tell = store, work, tell
+        self.store, self.work, self.name, self.tell = store, work, name, tell
         self.window = window or replicas[0].shards + 1
         self.waiting: deque[_Task] = deque()
         self.tally = Tally()
@@ -132,7 +128,7 @@ class PackQueue:
 
     def run(self, packs: Sequence[Pack], room: Headroom) -> Tally:
         """Raises ClusterError where the cluster has no place for any replica for PATIENCE seconds."""
-        self.waiting.extend(_Task(pack=pack, room=room) for pack in packs)
+        self.waiting.extend(_Task(pack=pack, trial=Trial(room=room)) for pack in packs)
         while self.waiting or any(lane.active for lane in self.lanes):
             for lane in self.lanes:
                 self._advance(lane)
@@ -195,12 +191,12 @@ class PackQueue:
             active.all_sent = active.next_step is None
 
     def _open(self, lane: _Lane, task: _Task) -> _Active:
-        work = self.work(task.pack, task.room)
+        work = self.work(task.pack, task.trial.room)
         steps = ((part, chunk) for part, passage in enumerate(work.passages) for chunk in range(len(passage.chunks)))
         active = _Active(task=task, steps=steps, begun=time.monotonic())
         active.next_step = next(active.steps)
         lane.active.append(active)
-        log_event("pack begun", pack=task.pack.index, replica=lane.replica.number, attempt=task.attempt)
+        log_event("pack begun", pack=task.pack.index, replica=lane.replica.number, attempt=task.trial.attempt)
         lane.replica.begin(task.key, work)
         return active
 
@@ -240,7 +236,7 @@ class PackQueue:
             lane.device[shard] = max(lane.device[shard], report.device_memory)
         size, seconds = sum(report.bytes for report in reports), time.monotonic() - active.begun
         lane.forget(active)
-        self.store.commit(task.pack, seconds=seconds, attempt=task.attempt, size=size, room=task.room)
+        self.store.commit(task.pack, seconds=seconds, attempt=task.trial.attempt, size=size, room=task.trial.room)
         self.tally.packs += 1
         self.tally.bytes += size
         for shard, report in enumerate(reports):
@@ -249,7 +245,7 @@ class PackQueue:
                 peak_memory=report.peak_memory,
             )  # fmt: skip
         log_event(
-            "pack committed", pack=task.pack.index, replica=lane.replica.number, attempt=task.attempt, bytes=size,
+            "pack committed", pack=task.pack.index, replica=lane.replica.number, attempt=task.trial.attempt, bytes=size,
             seconds=round(seconds, 3),
         )  # fmt: skip
 
@@ -268,41 +264,38 @@ class PackQueue:
         task = active.task
         lane.forget(active)
         lane.replica.drop(task.key)
-        told = f"{type(error).__name__}: {first_line(error)}"
-        smaller = task.room.less() if isinstance(error, torch.OutOfMemoryError) else None
-        if smaller is not None:
-            task.room = smaller
-        else:
-            task.errors += 1
-        log_event("pack broke", pack=task.pack.index, replica=lane.replica.number, attempt=task.attempt, error=told)
-        self._again(task, told, lost=task.errors >= TRIES)
+        log_event(
+            "pack broke", pack=task.pack.index, replica=lane.replica.number, attempt=task.trial.attempt,
+            error=describe_error(error),
+        )  # fmt: skip
+        self._again(task, after_error(task.trial, error, name=self.name(task.pack)))
 
     def _replica_lost(self, lane: _Lane, error: Exception) -> None:
         """Every pack of the replica runs again, and the replica starts anew."""
-        told = first_line(error)
         log_event(
-            "replica lost", replica=lane.replica.number, error=told, packs=[a.task.pack.index for a in lane.active]
-        )
+            "replica lost", replica=lane.replica.number, error=first_line(error),
+            packs=[active.task.pack.index for active in lane.active],
+        )  # fmt: skip
         tasks = [active.task for active in lane.active]
         lane.active, lane.owed, lane.chunks = [], {}, 0
         self.tally.losses += 1
         lane.replica.stop()
         for task in reversed(tasks):
-            task.losses += 1
-            self._again(task, f"its workers died {task.losses} times, at last with: {told}", lost=task.losses >= LOSSES)
+            self._again(task, after_loss(task.trial, error))
         if lane.replica.starts < STARTS:
             lane.replica.start()
 
-    def _again(self, task: _Task, error: str, *, lost: bool) -> None:
+    def _again(self, task: _Task, outcome: Trial | Exception) -> None:
         """Put a pack back in front, or record that it failed."""
-        if lost:
-            self.store.fail(task.pack, attempt=task.attempt, error=error)
-            self.tally.failed[task.pack.index] = error
-            log_event("pack failed", pack=task.pack.index, attempt=task.attempt, error=error)
+        if isinstance(outcome, Trial):
+            task.trial = outcome
+            self.tally.retries += 1
+            self.waiting.appendleft(task)
             return
-        task.attempt += 1
-        self.tally.retries += 1
-        self.waiting.appendleft(task)
+        error = describe_error(outcome)
+        self.store.fail(task.pack, attempt=task.trial.attempt, error=error)
+        self.tally.failed[task.pack.index] = error
+        log_event("pack failed", pack=task.pack.index, attempt=task.trial.attempt, error=error)
 
     def _advance(self, lane: _Lane) -> None:
         try:

@@ -13,7 +13,8 @@ from attlas.analysis.quantities import QUANTITIES, ROLES
 from attlas.analysis.survey import LEVELS, THRESHOLDS, Asked, plan_survey, survey_atlas
 from attlas.errors import InputError, TierError
 from attlas.jobs.results import find_result
-from attlas.jobs.schedule import Moved, workers_of
+from attlas.jobs.schedule import workers_of
+from attlas.progress import Report
 from attlas.storage import Atlas
 
 __all__ = ["Explanation", "explain", "head_diversity", "head_roles", "statistics"]
@@ -71,7 +72,7 @@ def statistics(
     scheduler: str = "threads",
     workers: int | None = None,
     save: bool = True,
-    progress: Moved | None = None,
+    progress: Report | None = None,
     **choices: Any,
 ) -> xr.Dataset:
     """Statistics of every (layer, head), and as `document_...` of every (document, layer, head).
@@ -114,7 +115,7 @@ def head_roles(
     scheduler: str = "threads",
     workers: int | None = None,
     save: bool = True,
-    progress: Moved | None = None,
+    progress: Report | None = None,
     **choices: Any,
 ) -> xr.Dataset:
     """Scores of every head in every role: role_score(role, layer, head), with role_threshold and role_baseline.
@@ -148,7 +149,7 @@ def head_diversity(
     scheduler: str = "threads",
     workers: int | None = None,
     save: bool = True,
-    progress: Moved | None = None,
+    progress: Report | None = None,
     **choices: Any,
 ) -> xr.Dataset:
     """How alike heads are, within layers and across them.

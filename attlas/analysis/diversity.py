@@ -18,7 +18,8 @@ from attlas.analysis.survey import Asked, plan_survey, shard_tokens, survey_atla
 from attlas.errors import TierError
 from attlas.jobs.load import source_of
 from attlas.jobs.results import find_result, keep_result
-from attlas.jobs.schedule import Moved, run_groups, workers_of
+from attlas.jobs.schedule import run_groups, workers_of
+from attlas.progress import Report
 from attlas.storage import Atlas
 
 __all__ = ["PAIR_ROWS", "cluster_members", "effective_number", "measure_diversity"]
@@ -39,7 +40,7 @@ def measure_diversity(
     scheduler: str = "threads",
     workers: int | None = None,
     save: bool = True,
-    progress: Moved | None = None,
+    progress: Report | None = None,
 ) -> xr.Dataset:
     """See `attlas.analysis.head_diversity`."""
     survey = survey_atlas(atlas, asked, scheduler=scheduler, workers=workers, save=save, progress=progress)
@@ -119,7 +120,7 @@ def _within(survey: xr.Dataset) -> xr.Dataset:
 
 
 def _all_pairs(
-    atlas: Atlas, asked: Asked, rows: int, scheduler: str, workers: int | None, progress: Moved | None
+    atlas: Atlas, asked: Asked, rows: int, scheduler: str, workers: int | None, progress: Report | None
 ) -> Pairs:
     plan, _ = plan_survey(atlas, asked)
     corpus = plan.corpus

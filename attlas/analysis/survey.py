@@ -23,7 +23,8 @@ from attlas.jobs.corpus import find_corpus
 from attlas.jobs.features import Features
 from attlas.jobs.load import source_of
 from attlas.jobs.results import find_result, keep_result
-from attlas.jobs.schedule import Moved, check_scheduler, run_groups, workers_of
+from attlas.jobs.schedule import check_scheduler, run_groups, workers_of
+from attlas.progress import Report
 from attlas.storage import Atlas
 
 __all__ = ["LEVELS", "THRESHOLDS", "Asked", "interval", "plan_survey", "shard_tokens", "survey_atlas"]
@@ -105,7 +106,7 @@ def survey_atlas(
     scheduler: str = "threads",
     workers: int | None = None,
     save: bool = True,
-    progress: Moved | None = None,
+    progress: Report | None = None,
 ) -> xr.Dataset:
     """The survey as one Dataset; see `attlas.analysis.statistics`, `head_roles` and `head_diversity` for its parts.
 

@@ -18,7 +18,7 @@ from attlas.bench.report import Limit, Report, Row
 from attlas.bench.rounds import Timings, run_rounds
 from attlas.bench.trial import Ids, Subject, Trial, sides
 from attlas.errors import InputError
-from attlas.progress import Progress, ShardShare
+from attlas.progress import CaptureProgress, ShardShare
 
 __all__ = ["ONE", "bench_scale", "cores_note"]
 
@@ -47,7 +47,7 @@ class _Task:
     name: str
     documents: list[Ids]
     layouts: tuple[_Layout, ...]
-    last: dict[str, Progress] = field(default_factory=dict)
+    last: dict[str, CaptureProgress] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -160,7 +160,7 @@ def _run(
     trial: Trial, task: _Task, layout: _Layout, *, keep: str, threads: int, chunk_tokens: int
 ) -> Callable[[], float]:
     def run() -> float:
-        told: list[Progress] = []
+        told: list[CaptureProgress] = []
         place = Path(tempfile.mkdtemp(dir=trial.folder))
         try:
             attlas.capture(

@@ -24,6 +24,7 @@ from attlas.bench.rounds import Timings, run_rounds
 from attlas.bench.trial import Subject, Trial
 from attlas.capture.plan import CapturePlan, plan_capture
 from attlas.engine.listeners.sink import LayerBlock
+from attlas.engine.passage.rows import Rows
 from attlas.errors import DisagreementError, InputError, first_line
 from attlas.storage import AtlasSpec, AtlasWriter, open_atlas
 from attlas.storage.pack_writer import to_stored
@@ -138,7 +139,7 @@ def _make(
     trial: Trial, subject: Subject, tokens: int, store: str | None, options: Mapping[str, Any] | None
 ) -> _Factors:
     trial.told("making random factors")
-    plan = plan_capture(subject.loaded, [subject.synthetic(tokens, seed=trial.seed)], extrapolate=True)
+    plan = plan_capture(subject.loaded, [subject.synthetic(tokens, seed=trial.seed)], rows=Rows(extrapolate=True))
     (kind,) = plan.kinds
     torch.manual_seed(trial.seed)
     dtype, layers = getattr(torch, kind.dtype), len(kind.layers)

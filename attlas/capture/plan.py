@@ -10,8 +10,9 @@ from attlas.engine.model.layout import KindLayout, ModelLayout, keep_heads, keep
 from attlas.engine.model.load import LoadedModel
 from attlas.engine.model.probe import layout_of
 from attlas.engine.model.shape import ModelShape, shape_of
+from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import Document, Pack, plan_packs, with_chosen_rows
-from attlas.engine.passage.selection import parse_queries
+from attlas.engine.passage.rows import Rows
 from attlas.engine.passage.sizes import Sizes, plan_sizes
 from attlas.engine.passage.tokenize import Text, make_documents
 
@@ -44,48 +45,44 @@ def plan_capture(
     loaded: LoadedModel,
     texts: Text | Sequence[Text],
     *,
+    rows: Rows | None = None,
+    budget: Budget | None = None,
     layout: ModelLayout | None = None,
     ids: Sequence[str] | None = None,
     keep: str = "factors",
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    queries: str | Sequence[int] | None = None,
-    seed: int = 0,
-    max_tokens: int | None = None,
-    chunk_tokens: int | None = None,
-    memory: int | None = None,
-    extrapolate: bool = False,
     shards: int = 1,
     replicas: int = 1,
     held: Callable[[ModelShape], ModelShape] | None = None,
 ) -> CapturePlan:
     """Check the documents and cut them into packs; writes nothing.
 
-    layout: the probe's; None: probe the model now. held: of the model's sizes, what counts against `memory`; None: all.
+    rows, budget: None for all, and without limits. layout: the probe's; None: probe the model now. held: of the model's
+    sizes, what counts against the budget's memory; None: all.
     """
-    selection = None if queries is None else parse_queries(queries, seed)
+    rows, budget = rows or Rows(), budget or Budget()
     layout = layout or layout_of(loaded)
     kinds = layout.kinds()
-    if layers is not None:
-        kinds = keep_layers(kinds, layers)
-    if heads is not None:
-        kinds = keep_heads(kinds, heads)
+    if rows.layers is not None:
+        kinds = keep_layers(kinds, rows.layers)
+    if rows.heads is not None:
+        kinds = keep_heads(kinds, rows.heads)
     documents = make_documents(
         texts,
         loaded,
         ids=ids,
-        max_tokens=max_tokens,
+        max_tokens=rows.max_tokens,
         position_offset=layout.position_offset,
-        extrapolate=extrapolate,
+        extrapolate=rows.extrapolate,
     )
     longest = max(sum(map(len, document.tokens.values())) for document in documents)
     total = sum(sum(map(len, document.tokens.values())) for document in documents)
-    if selection is not None:
+    if rows.queries is not None:
         kinds = tuple(replace(kind, chosen_rows=True) for kind in kinds)
-        documents = [with_chosen_rows(document, selection) for document in documents]
+        documents = [with_chosen_rows(document, rows.queries) for document in documents]
     lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()} for document in documents]
     shape = shape_of(loaded.model, dtype=kinds[0].dtype)
-    if held is not None and memory is not None:  # without a budget the store is laid out alike for any number of shards
+    # without a budget the store is laid out alike for any number of shards
+    if held is not None and budget.memory is not None:
         shape = held(shape)
     sizes = plan_sizes(
         shape,
@@ -94,8 +91,8 @@ def plan_capture(
         total=total,
         chunkable=layout.chunkable,
         packable=layout.packable,
-        memory=memory,
-        chunk_tokens=chunk_tokens,
+        memory=budget.memory,
+        chunk_tokens=budget.chunk_tokens,
         most_chunk=None if shards == 1 else max(CHUNK_LEAST, ceil(longest / (CHUNKS_A_SHARD * shards))),
         most_pack=None if replicas == 1 else max(1, ceil(total / (PACKS_A_REPLICA * replicas))),
     )

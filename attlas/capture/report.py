@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from attlas.memory import peak_memory
-from attlas.progress import Progress
+from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, store_bytes
 from attlas.storage.description import failed_packs
 from attlas.storage.schema import COMMITTED, axis_prefix
@@ -14,7 +14,7 @@ from attlas.storage.schema import COMMITTED, axis_prefix
 __all__ = ["report_capture"]
 
 
-def report_capture(atlas: Atlas, *, seconds: float, last: Progress | None) -> dict[str, Any]:
+def report_capture(atlas: Atlas, *, seconds: float, last: CaptureProgress | None) -> dict[str, Any]:
     """seconds: of this run, loading included. last: its final progress; None where it had nothing to do."""
     table = atlas.documents
     committed = table["state"].values == COMMITTED
@@ -31,8 +31,8 @@ def report_capture(atlas: Atlas, *, seconds: float, last: Progress | None) -> di
         },
         "truncated": _truncated(atlas),
         "bytes": store_bytes(atlas.root.store),
-        "packs": last.packs if last else len(atlas.packs["pack"]),
-        "packs_committed": last.packs_done if last else len(atlas.packs["pack"]),
+        "packs": last.total if last else len(atlas.packs["pack"]),
+        "packs_committed": last.done if last else len(atlas.packs["pack"]),
         "failed": failed_packs(atlas),
         "retries": last.retries if last else 0,
         "lost_pipelines": last.losses if last else 0,

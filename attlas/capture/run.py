@@ -11,15 +11,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attlas.capture.in_process import Runs, in_process, name_documents
+from attlas.actors.layout import Layout
+from attlas.capture.in_process import Runs, in_process
 from attlas.capture.plan import CapturePlan, plan_capture
 from attlas.engine.model.layout import KindLayout, factor_span, layer_span
 from attlas.engine.model.load import LoadedModel
+from attlas.engine.model.source import ModelSource
+from attlas.engine.passage.budget import Budget
+from attlas.engine.passage.documents import name_pack
+from attlas.engine.passage.rows import Rows
 from attlas.engine.passage.runner import KEEPS
-from attlas.engine.passage.selection import parse_queries
+from attlas.engine.passage.selection import Selection
 from attlas.engine.passage.tokenize import Text
 from attlas.errors import InputError, PacksFailedError
-from attlas.progress import Progress
+from attlas.parse import parse_choice, parse_flag, refuse
+from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
 from attlas.storage.stores import is_empty, open_store, store_name
 
@@ -27,6 +33,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["capture"]
+
+MAP_DTYPES = ("float16", "float32")
+Choice = str | int | slice | Sequence[int] | Selection
+"""Layers, heads or query rows, as `parse_selection` reads them."""
 
 
 def capture(
@@ -36,28 +46,28 @@ def capture(
     *,
     keep: str = "factors",
     ids: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    queries: str | Sequence[int] | None = None,
+    layers: Choice | None = None,
+    heads: Choice | None = None,
+    queries: Choice | None = None,
     seed: int = 0,
     max_tokens: int | None = None,
     chunk_tokens: int | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     extrapolate: bool = False,
     map_dtype: str = "float16",
     dtype: str = "auto",
-    device: str = "auto",
+    device: str | int = "auto",
     revision: str | None = None,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
-    shards: int | None = 1,
+    shards: int | str | None = 1,
     replicas: int = 1,
     address: str | None = None,
     threads: int | None = None,
-    offload: int | None = None,
+    offload: int | str | None = None,
     overwrite: bool = False,
     resume: bool = False,
     storage_options: dict[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[CaptureProgress], None] | None = None,
 ) -> Atlas:
     """Capture the attention of a model over documents, and return the atlas.
 
@@ -71,16 +81,17 @@ def capture(
     store: a folder, an fsspec URL such as s3://bucket/name.zarr, "memory://name", or a zarr store.
     keep: "factors" (q, k and log-sum-exp: every weight can be computed), "statistics" (row statistics alone),
         or "maps" (factors, and the weights themselves in `map_dtype`).
-    layers, heads: the model's indices, negative ones from the end; all by default. No layer behind the last one is run.
-    queries: query rows to keep of each document, such as "10:20", "last:512", "stride:16", "random:1000" (drawn by
-        `seed` and the document's id), joined by commas, or a sequence of places; all by default.
+    layers, heads, queries: which to keep: 3, [0, -1], slice(4, 8), an array, or a text such as "0,4:8,-1", "last:512",
+        "stride:16"; all by default. Layers and heads are the model's indices, and no layer behind the last one is run;
+        queries are places in each document, also "random:1000", drawn by `seed` and the document's id.
     max_tokens: cut longer documents, which is recorded. chunk_tokens: query tokens in a forward pass.
-    memory: what each process may take, in bytes; chunks, packs and shards are made small enough. extrapolate: take
-        documents longer than the model's trained positions, where these can go on (rotary, ALiBi, relative).
-    shards, replicas: cut the model's layers into shards, and run several whole pipelines, on Ray; shards None: as few
-        as fit the cluster. address: of a running Ray cluster; by default a private one on this machine.
-    threads: torch's threads of each shard. offload: bytes of weights that each process keeps in memory; accelerate
-        reads the rest from disk in every forward pass.
+    memory: what each process may take, 6_000_000_000 or "6GB"; chunks, packs and shards are made small enough.
+    extrapolate: take documents longer than the model's trained positions, where these can go on (rotary, ALiBi,
+        relative).
+    shards, replicas: cut the model's layers into shards, and run several whole pipelines, on Ray; shards None or
+        "auto": as few as fit the cluster. address: of a running Ray cluster; by default a private one on this machine.
+    threads: torch's threads of each shard. offload: weights that each process keeps in memory, as bytes or "6GB";
+        accelerate reads the rest from disk in every forward pass.
     overwrite, resume: what to do where the store holds an atlas: replace it, or add the packs it lacks. Resuming
         what was never begun begins it.
 
@@ -88,44 +99,35 @@ def capture(
     PacksFailedError at the end where some packs could not be captured (the others are committed), or their own error
     where none could. A store this call made and committed nothing to is removed again.
     """
-    if keep not in KEEPS:
-        raise InputError(f"keep is {keep!r}: choose one of {', '.join(KEEPS)}")
+    source = ModelSource.of(model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
+    rows = Rows.of(
+        layers=layers, heads=heads, queries=queries, seed=seed, max_tokens=max_tokens, extrapolate=extrapolate
+    )
+    budget = Budget.of(memory=memory, chunk_tokens=chunk_tokens, threads=threads, offload=offload)
+    layout = Layout.of(shards=shards, replicas=replicas, address=address)
+    keep = parse_choice(keep, "keep", KEEPS)
+    map_dtype = parse_choice(map_dtype, "map_dtype", MAP_DTYPES)
+    overwrite, resume = parse_flag(overwrite, "overwrite"), parse_flag(resume, "resume")
     if overwrite and resume:
         raise InputError("overwrite and resume exclude each other: choose one")
-    if replicas < 1 or (shards is not None and shards < 1):
-        raise InputError(f"{shards} shards and {replicas} replicas: give 1 or more of each")
+    if progress is not None and not callable(progress):
+        raise refuse(progress, "progress", "give a function that takes an attlas.progress.CaptureProgress")
+    layout.check_reaches(store)
     going_on = resume and not is_empty(open_store(store, storage_options=storage_options))
     spans = stored_spans(store, storage_options=storage_options) if going_on else None
-    with _ready(
-        model, store, spans, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision, shards=shards,
-        replicas=replicas, address=address, threads=threads, offload=offload,
-    ) as runs:  # fmt: skip
+    with _ready(source, budget, layout, spans) as runs:
         plan = plan_capture(
             runs.loaded,
             texts,
+            rows=rows,
+            budget=budget,
             layout=runs.layout,
             ids=ids,
             keep=keep,
-            layers=layers,
-            heads=heads,
-            queries=queries,
-            seed=seed,
-            max_tokens=max_tokens,
-            chunk_tokens=chunk_tokens,
-            memory=memory,
-            extrapolate=extrapolate,
             shards=max(runs.owners(runs.layout.kinds()[-1])) + 1,
-            replicas=replicas,
+            replicas=layout.replicas,
             held=runs.held,
         )
-        options = {
-            "layers": None if layers is None else list(layers),
-            "heads": None if heads is None else list(heads),
-            "queries": None if queries is None else parse_queries(queries).spec,
-            "seed": seed,
-            "max_tokens": max_tokens,
-            "extrapolate": extrapolate,
-        }
         spec = AtlasSpec(
             kinds=tuple(_with_spans(kind, runs.owners(kind), plan.sizes.factor_layers, spans) for kind in plan.kinds),
             documents=plan.documents,
@@ -134,7 +136,7 @@ def capture(
             keep=keep,
             model=asdict(runs.loaded.identity) | {"position_offset": plan.layout.position_offset},
             tokenizer=_describe_tokenizer(runs.loaded),
-            options=options,
+            options=rows.record(),
             map_dtype=map_dtype,
         )
         if going_on:
@@ -152,34 +154,14 @@ def capture(
 
 
 def _ready(
-    model: Any,
-    store: Any,
-    spans: Mapping[str, tuple[int, int]] | None,
-    *,
-    tokenizer: Any,
-    dtype: str,
-    device: str,
-    revision: str | None,
-    shards: int | None,
-    replicas: int,
-    address: str | None,
-    threads: int | None,
-    offload: int | None,
+    source: ModelSource, budget: Budget, layout: Layout, spans: Mapping[str, tuple[int, int]] | None
 ) -> AbstractContextManager[Runs]:
-    """The model in this process, or on a cluster."""
-    if shards == 1 and replicas == 1 and address is None:
-        return in_process(
-            model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision, threads=threads, offload=offload
-        )
-    if str(store).startswith("memory://"):
-        raise InputError(f"{store} lies in this process's memory, which no shard reaches: give a folder or a URL")
-    from attlas.actors.capture import ClusterOptions, ClusterRun  # Ray is loaded only where it is used
+    """The model in this process, or on a cluster. spans: of an atlas that is gone on with."""
+    if layout.in_this_process:
+        return in_process(source, budget)
+    from attlas.actors.capture import ClusterRun  # Ray is loaded only where it is used
 
-    options = ClusterOptions(
-        shards=shards, replicas=replicas, address=address, threads=threads, offload=offload,
-        span=None if spans is None else min(span for span, _ in spans.values()),
-    )  # fmt: skip
-    return ClusterRun(model, options, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
+    return ClusterRun(source, layout, budget, span=None if spans is None else min(span for span, _ in spans.values()))
 
 
 def _with_spans(
@@ -202,11 +184,10 @@ def _with_spans(
 def _packs_failed(failed: Mapping[int, str], plan: CapturePlan, writer: AtlasWriter, store: Any) -> PacksFailedError:
     pack, error = next(iter(failed.items()))
     some_committed = len(writer.pending_packs()) < len(plan.packs)
-    names = name_documents(plan.packs[pack], plan.documents)
     return PacksFailedError(
         f"{len(failed)} of {len(plan.packs)} packs failed, "
         + (f"the others are committed in {store_name(store)}; " if some_committed else "and none is captured; ")
-        + f"pack {pack} ({names}) with {error} -- mend the cause"
+        + f"{name_pack(plan.packs[pack], plan.documents)} with {error} -- mend the cause"
         + (" and go on with --resume" if some_committed else ""),
         some_committed=some_committed,
     )

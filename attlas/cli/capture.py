@@ -21,7 +21,7 @@ from attlas.cli.output import console, print_json, reports_errors
 from attlas.cli.progress import capture_progress
 from attlas.cli.selection import LAYERS, MEMORY, QUERIES, SHARDS
 from attlas.errors import PacksFailedError
-from attlas.progress import Progress
+from attlas.progress import CaptureProgress
 from attlas.readable import human_bytes, human_seconds
 
 __all__ = ["command", "storage_option"]
@@ -108,7 +108,7 @@ def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, a
 
     begin = time.perf_counter()
     failure: PacksFailedError | None = None
-    last: Progress | None = None
+    last: CaptureProgress | None = None
     try:
         with _interrupted_by_sigterm(), _logged_to(log), capture_progress("capture", shown=not as_json) as progress:
             try:
@@ -171,10 +171,10 @@ def _logged_to(path: Path | None) -> Iterator[None]:
         handler.close()
 
 
-def _kept(last: Progress | None) -> str:
-    if last is None or not last.packs_done:
+def _kept(last: CaptureProgress | None) -> str:
+    if last is None or not last.done:
         return "no pack was committed yet"
-    return f"{last.packs_done:,} of {last.packs:,} packs are committed and kept"
+    return f"{last.done:,} of {last.total:,} packs are committed and kept"
 
 
 def _resume_command(argv: list[str]) -> str:

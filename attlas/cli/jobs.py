@@ -15,6 +15,8 @@ from rich.table import Table
 from attlas.cli.capture import storage_option
 from attlas.cli.output import console
 from attlas.cli.selection import LAYERS
+from attlas.progress import Progress as WorkProgress
+from attlas.progress import Report
 from attlas.readable import human_bytes
 
 __all__ = ["choices_of", "job_options", "job_progress", "notes", "print_plan", "summary_line"]
@@ -103,22 +105,23 @@ def choices_of(
 
 
 @contextmanager
-def job_progress(title: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+def job_progress(title: str, *, shown: bool = True) -> Iterator[Report]:
     """A bar of blocks on a terminal, on stderr; nothing in a pipe."""
     screen = console(stderr=True)
     with Progress(
-        SpinnerColumn(), TextColumn(title), BarColumn(bar_width=None), TextColumn("{task.fields[told]}"),
+        SpinnerColumn(), TextColumn(title), BarColumn(bar_width=None), TextColumn("{task.description}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         console=screen, transient=True, disable=not (shown and screen.is_terminal),
     ) as bar:  # fmt: skip
-        task = bar.add_task(title, total=None, told="reading the plan")
+        task = bar.add_task("reading the plan", total=None)
 
-        def move(done: int, total: int) -> None:
-            bar.update(task, total=total, completed=done, told=f"block {done:,} of {total:,}")
+        def show(now: WorkProgress) -> None:
+            description = f"{now.what} {now.done:,} of {now.total:,}"
+            bar.update(task, total=now.total, completed=now.done, description=description)
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="the answer is not kept")  # `notes` says it
-            yield move
+            yield show
 
 
 def print_plan(plan: Any, store: str) -> None:

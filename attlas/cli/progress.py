@@ -17,8 +17,7 @@ from attlas.cli.output import console
 from attlas.readable import human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from attlas.progress import Progress as CaptureProgress
-    from attlas.progress import ShardShare
+    from attlas.progress import CaptureProgress, ShardShare
 
 __all__ = ["CaptureProgressBar", "capture_progress"]
 
@@ -37,25 +36,21 @@ class CaptureProgressBar:
             SpinnerColumn(),
             TextColumn(title),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.description}"),
             TimeElapsedColumn(),
             expand=True,
         )
-        self._task = self._bar.add_task(title, total=None, told="loading the model")
+        self._task = self._bar.add_task("loading the model", total=None)
         if live is not None:
             live.update(self._bar)
 
     def __call__(self, state: CaptureProgress) -> None:
         self.last = state
         now = time.monotonic()
-        if self._live is None or (now - self._drawn < SECONDS_A_DRAW and state.packs_done < state.packs):
+        if self._live is None or (now - self._drawn < SECONDS_A_DRAW and state.done < state.total):
             return
         self._drawn = now
-        running = state.layers_done / state.layers if state.layers else 0.0
-        done = min(state.packs_done + (running if state.packs_done < state.packs else 0.0), state.packs)
-        now_done = done - (state.packs_done - state.packs_now)  # without what an earlier run committed
-        left = (state.packs - done) * state.seconds / now_done if now_done > 0 else None
-        self._bar.update(self._task, total=state.packs, completed=done, told=_told(state, left))
+        self._bar.update(self._task, total=state.total, completed=state.units, description=_description(state))
         self._live.update(Group(self._bar, _shard_lines(state.shards)) if state.shards else self._bar)
 
 
@@ -70,14 +65,15 @@ def capture_progress(title: str, *, shown: bool = True) -> Iterator[CaptureProgr
         yield CaptureProgressBar(title, live)
 
 
-def _told(state: CaptureProgress, left: float | None) -> str:
-    parts = [f"pack {min(state.packs_done + 1, state.packs)}/{state.packs}"]
+def _description(state: CaptureProgress) -> str:
+    parts = [f"{state.what} {min(state.done + 1, state.total)}/{state.total}"]
     if state.layers:
         parts.append(f"layer {state.layers_done}/{state.layers}")
     parts.append(f"{state.tokens_done:,} of {state.tokens:,} tokens")
-    if state.packs_now and state.seconds:
-        packs, tokens = state.packs_now / state.seconds, state.tokens_now / state.seconds
+    if state.done_now and state.seconds:
+        packs, tokens = state.done_now / state.seconds, state.tokens_now / state.seconds
         parts.append(f"{packs:.2g} packs/s  {tokens:,.0f} tokens/s")
+    left = state.seconds_left
     if left is not None:
         parts.append(f"{human_seconds(left)} left")
     if state.retries:

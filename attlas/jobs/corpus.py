@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.engine.model.layout import KINDS
-from attlas.engine.passage.selection import choose_indices
+from attlas.engine.passage.selection import Selection, parse_selection
 from attlas.errors import InputError
 from attlas.storage import Atlas
 from attlas.storage.schema import axis_prefix
@@ -78,7 +78,7 @@ def find_corpus(
     *,
     kind: str | None = None,
     documents: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | Selection | None = None,
 ) -> Corpus:
     """The committed documents, or the named ones, and the chosen layers; raises InputError where one is not there."""
     kind = kind or atlas.kinds[0]
@@ -110,7 +110,9 @@ def find_corpus(
     pack_D = atlas.column("documents/pack")
     packs = tuple(int(pack) for pack in np.unique(pack_D[place]))
     labels = atlas.layers(kind)
-    kept = labels if layers is None else choose_indices(labels, layers, "layer")
+    kept = labels
+    if layers is not None:
+        kept = parse_selection(layers, "layers", random=False).choose(labels, "layer", atlas.name)
     heads = atlas.column(f"{kind}/head")
     kv_heads = heads // int(told["heads_per_kv_head"])
     rules: dict[str, Any] = atlas.attrs["score_rules"][kind]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,9 @@ from dask.delayed import delayed
 from zarr.storage import MemoryStore
 
 from attlas.errors import ClusterError, InputError
+from attlas.progress import Progress, Report
 
-__all__ = ["Moved", "check_scheduler", "run_groups", "workers_of"]
-
-Moved = Callable[[int, int], None]
-"""Told (tasks done, tasks in all)."""
+__all__ = ["check_scheduler", "run_groups", "workers_of"]
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
 BETWEEN_LOOKS = 0.1
@@ -47,7 +46,7 @@ def run_groups(
     *,
     scheduler: str,
     workers: int | None = None,
-    progress: Moved | None = None,
+    progress: Report | None = None,
 ) -> list[Any]:
     """Run tasks and join them: for each (tasks, join, more) the result of join([task results], shared, *more).
 
@@ -58,34 +57,39 @@ def run_groups(
     for tasks, join, more in groups:
         parts = [delayed(function, pure=False)(held, *arguments) for function, arguments in tasks]
         joins.append(delayed(join, pure=False)(parts, held, *more))
-    moved = progress or (lambda _done, _total: None)
+    begun = time.monotonic()
+
+    def count(done: int) -> None:
+        if progress is not None:
+            progress(Progress(what="block", done=done, total=total, seconds=time.monotonic() - begun))
+
     names = frozenset(function.__name__ for tasks, _, _ in groups for function, _ in tasks)
-    moved(0, total)
+    count(0)
     if scheduler == "threads":
-        with _Counting(names, total, moved):
+        with _Counting(names, count):
             found = compute(*joins, scheduler="threads", num_workers=workers_of(scheduler, workers))
     elif scheduler == "ray":
-        found = _on_ray(joins, names, total, moved)
+        found = _on_ray(joins, names, count)
     else:
-        found = _on_cluster(joins, scheduler, [len(tasks) for tasks, _, _ in groups], moved)
-    moved(total, total)
+        found = _on_cluster(joins, scheduler, [len(tasks) for tasks, _, _ in groups], count)
+    count(total)
     return list(found)
 
 
 class _Counting(Callback):
     """Counts finished tasks of the threaded scheduler."""
 
-    def __init__(self, names: frozenset[str], total: int, moved: Moved) -> None:
-        self.names, self.total, self.moved, self.done = names, total, moved, 0
+    def __init__(self, names: frozenset[str], count: Callable[[int], None]) -> None:
+        self.names, self.count, self.done = names, count, 0
         super().__init__()
 
     def _posttask(self, key: Any, _result: Any, _dsk: Any, _state: Any, _worker: Any) -> None:
         if str(key).rsplit("-", 5)[0] in self.names:
             self.done += 1
-            self.moved(self.done, self.total)
+            self.count(self.done)
 
 
-def _on_ray(joins: list[Any], names: frozenset[str], total: int, moved: Moved) -> tuple[Any, ...]:
+def _on_ray(joins: list[Any], names: frozenset[str], count: Callable[[int], None]) -> tuple[Any, ...]:
     import ray
     from ray.util.dask import RayDaskCallback, enable_dask_on_ray
 
@@ -104,7 +108,7 @@ def _on_ray(joins: list[Any], names: frozenset[str], total: int, moved: Moved) -
             refs = list(submitted)
             if refs:
                 done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
-                moved(len(done), total)
+                count(len(done))
 
     with joined_cluster(os.environ.get("RAY_ADDRESS"), cpus=os.cpu_count() or 1), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of dask, about a setting that Ray makes
@@ -122,7 +126,7 @@ def _on_ray(joins: list[Any], names: frozenset[str], total: int, moved: Moved) -
         return found
 
 
-def _on_cluster(joins: list[Any], address: str, sizes: list[int], moved: Moved) -> tuple[Any, ...]:
+def _on_cluster(joins: list[Any], address: str, sizes: list[int], count: Callable[[int], None]) -> tuple[Any, ...]:
     from distributed import as_completed
 
     with _client(address) as client:
@@ -132,7 +136,7 @@ def _on_cluster(joins: list[Any], address: str, sizes: list[int], moved: Moved) 
         for future in as_completed(futures, loop=client.loop):
             done += place[future.key]
             if future.status == "finished":
-                moved(done, sum(sizes))
+                count(done)
         return tuple(client.gather(futures))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from attlas.arguments import found
-from attlas.engine.passage.selection import describe_indices
+from attlas.engine.passage.selection import describe_indices, parse_selection
 from attlas.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def choose_tile(
     head: int,
     document: str | None = None,
     kind: str | None = None,
-    queries: slice = slice(None),
-    keys: slice = slice(None),
+    queries: Any = None,
+    keys: Any = None,
 ) -> xr.DataArray:
     """Weights (query, key) of one head, float32, loaded; with query_token and key_token.
 
@@ -40,9 +40,10 @@ def choose_tile(
     array([[3.06e-05, 9.97e-01]], dtype=float32)
 
     layer, head: the model's indices; a negative one counts from the end of those captured. document: may be left out
-    where the atlas holds one alone. kind: of the kinds, the first by default. queries, keys: places among the rows and
-    keys of the document. Raises InputError where something chosen does not exist, DocumentMissingError, TierError
-    where the atlas keeps no weights.
+    where the atlas holds one alone. kind: of the kinds, the first by default. queries, keys: positions in the document,
+    as `parse_selection` reads them: 7, slice(10, 20), "last:16"; None for all that are kept. Raises InputError where
+    something chosen does not exist, DocumentMissingError, TierError where the atlas
+    keeps no weights.
     """
     kind = atlas.kinds[0] if kind is None else kind
     if kind not in atlas.kinds:
@@ -54,12 +55,9 @@ def choose_tile(
     names = [*DIMS, *(f"{dim}_token{column}" for dim in ("query", "key") for column in ("", "_id"))]
     attention = attention.rename({f"{prefix}{name}": name for name in names} if prefix else {})
     layer, head = (_existing(attention, dim, index) for dim, index in (("layer", layer), ("head", head)))
-    queries, keys = _parse_slice("queries", queries), _parse_slice("keys", keys)
-    tile = attention.sel(layer=layer, head=head).isel(query=queries, key=keys)
-    if 0 in tile.shape:
-        raise InputError(
-            f"nothing is chosen: the document has {attention.shape[2]} queries and {attention.shape[3]} keys, from 0"
-        )
+    tile = attention.sel(layer=layer, head=head)
+    places = {dim: _places(tile, dim, given) for dim, given in (("query", queries), ("key", keys)) if given is not None}
+    tile = tile.isel(places)
     return tile.load().assign_attrs(document_id=document, kind=kind, layer=layer, head=head)
 
 
@@ -95,12 +93,13 @@ def tile_csv(tile: xr.DataArray) -> str:
     return text.getvalue()
 
 
-def _parse_slice(name: str, value: object) -> slice:
-    if isinstance(value, slice) and value.step != 0:
-        parts = (value.start, value.stop, value.step)
-        if all(part is None or (isinstance(part, Integral) and not isinstance(part, bool)) for part in parts):
-            return value
-    raise InputError(f"{name} is {found(value)}: give a slice of places, such as slice(10, 20)")
+def _places(tile: xr.DataArray, dim: str, given: Any) -> slice | list[int]:
+    """Where the chosen positions lie among those kept; a slice where they lie side by side."""
+    have: list[int] = tile[dim].values.tolist()
+    chosen = set(parse_selection(given, dim, random=False).choose(have, dim, "the document"))
+    places = [place for place, label in enumerate(have) if label in chosen]
+    together = places[-1] - places[0] == len(places) - 1
+    return slice(places[0], places[-1] + 1) if together else places
 
 
 def _existing(attention: xr.DataArray, dim: str, index: int) -> int:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a script sees its own folder only
 
 from attlas.bench.limits import measure_limits  # noqa: E402
-from attlas.engine.passage.selection import parse_bytes  # noqa: E402
+from attlas.parse import parse_bytes  # noqa: E402
 from benchmarks.peers.contenders import CONTENDERS, Contender  # noqa: E402
 from benchmarks.peers.correctness import Check, check_all  # noqa: E402
 from benchmarks.peers.environments import make_environment, versions  # noqa: E402
@@ -209,7 +209,7 @@ def main(
     for name in names:
         click.echo(f"environment {name} ...")
         pythons[name] = make_environment(name)
-    limits = Limits(memory=parse_bytes(memory), disk=parse_bytes(disk), seconds=timeout)
+    limits = Limits(memory=parse_bytes(memory, "memory"), disk=parse_bytes(disk, "disk"), seconds=timeout)
     bench = Bench(model=folder, vocabulary=config["vocab_size"], pythons=pythons, threads=threads, limits=limits)
     results = Results(
         command=_command(),

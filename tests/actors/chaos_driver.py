@@ -37,7 +37,7 @@ def main(store: str, keep: str, address: str) -> None:
     attlas.capture(
         "demo", corpus(), store, keep=keep, shards=2, replicas=2, resume=True,
         address=None if address == "private" else address,
-        progress=lambda state: print(state.packs_done, flush=True), **OPTIONS,
+        progress=lambda state: print(state.done, flush=True), **OPTIONS,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from attlas.engine.model.probe import LocalStage, probe_stages
 from attlas.engine.model.shard import find_stacks, meta_model
 from attlas.engine.model.source import load_config
 from attlas.engine.model.tokenizer import load_tokenizer
+from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.headroom import Headroom
 from attlas.engine.passage.passage import passages
 from attlas.storage import AtlasSpec, AtlasWriter
@@ -59,7 +60,7 @@ def capture_in_shards(
         tokenizer=load_tokenizer(None, folder),
         identity=identity_of("tiny", None, type(meta), config, facts[0].dtype, facts[0].digests),
     )
-    plan = plan_capture(loaded, texts, layout=layout, keep=keep, chunk_tokens=chunk_tokens)
+    plan = plan_capture(loaded, texts, layout=layout, keep=keep, budget=Budget(chunk_tokens=chunk_tokens))
     holder = {module: i for i, one in enumerate(facts) for module in one.modules}
     owner = {(call.kind, call.layer): holder[call.module] for call in layout.calls}
     kinds = tuple(

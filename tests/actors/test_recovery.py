@@ -23,7 +23,7 @@ import attlas
 from attlas.actors.log import LOGGER
 from attlas.actors.replica import Replica
 from attlas.capture import plan as plan_module
-from attlas.progress import Progress
+from attlas.progress import CaptureProgress
 from tests.actors.chaos_driver import OPTIONS, corpus, plan_small_packs
 from tests.actors.pipeline import assert_atlases_equal
 
@@ -128,7 +128,7 @@ def capture_and_kill(
         else:
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
-    told: list[Progress] = []
+    told: list[CaptureProgress] = []
     handler, level = Keep(), LOGGER.level
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)

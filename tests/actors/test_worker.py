@@ -11,6 +11,7 @@ from attlas.actors.worker import Job, Loading, PackWork, ShardWorker
 from attlas.capture.plan import plan_capture
 from attlas.engine.model.load import load_model
 from attlas.engine.model.probe import layout_of
+from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.headroom import Headroom
 from attlas.engine.passage.passage import passages
 from attlas.errors import MissingAttentionError
@@ -20,7 +21,7 @@ from attlas.storage import AtlasSpec, AtlasWriter
 @pytest.fixture
 def ready(tmp_path: Path) -> tuple[ShardWorker, PackWork]:
     loaded = load_model("demo", device="cpu")
-    plan = plan_capture(loaded, ["the cat sat. the cat sat."], layout=layout_of(loaded), chunk_tokens=10)
+    plan = plan_capture(loaded, ["the cat sat. the cat sat."], layout=layout_of(loaded), budget=Budget(chunk_tokens=10))
     spec = AtlasSpec(
         kinds=plan.kinds, documents=plan.documents, packs=plan.packs, block=plan.sizes.block, keep="factors",
         model={"name": "demo"},

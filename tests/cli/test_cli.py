@@ -75,7 +75,10 @@ def test_query_says_what_there_is(store: str) -> None:
         (["--layer", "0", "--head", "0"], "name one of them (counting, a, more-3)"),
         (["--layer", "0", "--head", "0", "--document", "countin"], "did you mean 'counting'"),
         (["--layer", "0", "--head", "0", "--document", "a", "--kind", "cross"], "has no cross attention"),
-        (["--layer", "0", "--head", "0", "--document", "a", "--query", "500:"], "nothing is chosen"),
+        (
+            ["--layer", "0", "--head", "0", "--document", "a", "--query", "500:"],
+            "no query is in 500:: the document",
+        ),
     ):
         done = run(["query", store, *arguments])
         assert done.exit_code == 1, done.output

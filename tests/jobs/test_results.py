@@ -15,6 +15,7 @@ from pyarrow import parquet
 import attlas
 from attlas import analysis
 from attlas.errors import InputError, TierError
+from attlas.progress import Progress
 from attlas.storage import AtlasWriter
 from tests.analysis.test_statistics import write
 from tests.conftest import S3Server
@@ -30,13 +31,11 @@ def local(made: Synthetic, where: Path, packs: int | None = None) -> attlas.Atla
 
 def test_the_same_question_is_answered_from_the_atlas(tmp_path: Path) -> None:
     atlas = local(synthetic(seed=1), tmp_path / "a.zarr")
-    calls: list[tuple[int, int]] = []
-    first = analysis.statistics(atlas, sample=60, seed=4, progress=lambda *now: calls.append(now))
+    calls: list[Progress] = []
+    first = analysis.statistics(atlas, sample=60, seed=4, progress=calls.append)
     assert calls
     calls.clear()
-    again = analysis.statistics(
-        attlas.open_atlas(tmp_path / "a.zarr"), sample=60, seed=4, progress=lambda *now: calls.append(now)
-    )
+    again = analysis.statistics(attlas.open_atlas(tmp_path / "a.zarr"), sample=60, seed=4, progress=calls.append)
     assert not calls
     assert again.attrs["reused"] == "yes"
     for name in first.data_vars:

@@ -15,6 +15,7 @@ import attlas
 from attlas import analysis
 from attlas.actors.cluster import joined_cluster
 from attlas.errors import ClusterError, CorruptAtlasError, InputError
+from attlas.progress import Progress
 from attlas.storage import AtlasWriter
 from tests.storage.synthetic import synthetic
 
@@ -48,18 +49,20 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.mark.parametrize("sample", [None, 80])
 def test_every_scheduler_gives_the_same(atlas: attlas.Atlas, cluster: str, sample: int | None) -> None:
-    told: dict[str, list[tuple[int, int]]] = {}
+    told: dict[str, list[Progress]] = {}
     found: dict[str, tuple[xr.Dataset, xr.Dataset]] = {}
     for scheduler in ("threads", "ray", cluster):
         moves = told.setdefault(scheduler, [])
         options: dict[str, Any] = {"scheduler": scheduler, "sample": sample, "save": False, "pair_rows": ROWS}
-        diversity = analysis.head_diversity(atlas, progress=lambda *now, m=moves: m.append(now), **options)
+        diversity = analysis.head_diversity(atlas, progress=moves.append, **options)
         options.pop("pair_rows")
         found[scheduler] = analysis.statistics(atlas, **options), diversity
     for scheduler, answers in found.items():
-        assert told[scheduler][0][0] == 0
-        assert told[scheduler][-1][0] == told[scheduler][-1][1] > 0
-        assert [now for now, _ in told[scheduler]] != [0]
+        first, last = told[scheduler][0], told[scheduler][-1]
+        assert first.done == 0
+        assert last.done == last.total > 0
+        assert [now.done for now in told[scheduler]] != [0]
+        assert {now.what for now in told[scheduler]} == {"block"}
         for answer, expected in zip(answers, found["threads"], strict=True):
             assert set(answer.data_vars) == set(expected.data_vars)
             for name, variable in expected.data_vars.items():

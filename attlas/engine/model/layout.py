@@ -10,7 +10,7 @@ import numpy as np
 
 from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.passage.documents import ROW_AXES
-from attlas.engine.passage.selection import choose_indices, describe_indices
+from attlas.engine.passage.selection import Selection, describe_indices
 from attlas.errors import InputError, UnsupportedModelError
 
 __all__ = [
@@ -137,22 +137,18 @@ class ModelLayout:
         return tuple(_kind_layout(kind, calls) for kind, calls in grouped.items())
 
 
-def keep_layers(kinds: tuple[KindLayout, ...], layers: Sequence[int]) -> tuple[KindLayout, ...]:
-    """The kinds with only the chosen layers, negative ones from the end.
+def keep_layers(kinds: tuple[KindLayout, ...], layers: Selection) -> tuple[KindLayout, ...]:
+    """The kinds with only the chosen layers.
 
     An encoder-decoder numbers the layers of each kind anew: a layer is kept in every kind that has it. Raises
     InputError where no kind has it.
     """
-    if not layers:
-        raise InputError("no layer is chosen: leave the choice out to keep all")
-    chosen: dict[str, set[int]] = {kind.kind: set() for kind in kinds}
-    for layer in layers:
-        having = [kind for kind in kinds if layer in kind.layers or -len(kind.layers) <= layer < 0]
-        if not having:
+    parts = {kind.kind: layers.parts_of(kind.layers) for kind in kinds}
+    for part in next(iter(parts.values())):
+        if not any(chosen[part] for chosen in parts.values()):
             have = "; ".join(f"{kind.kind} {describe_indices(kind.layers)}" for kind in kinds)
-            raise InputError(f"there is no layer {layer}: the model has {have}")
-        for kind in having:
-            chosen[kind.kind].add(layer if layer >= 0 else kind.layers[layer])
+            raise InputError(f"there is no layer {part}: the model has {have}")
+    chosen = {kind: set[int]().union(*of_kind.values()) for kind, of_kind in parts.items()}
     kept = []
     for kind in kinds:
         places = [i for i, layer in enumerate(kind.layers) if layer in chosen[kind.kind]]
@@ -176,11 +172,11 @@ def factor_span(span: int, most: int) -> int:
     return max(size for size in range(1, span + 1) if span % size == 0 and size <= max(1, most))
 
 
-def keep_heads(kinds: tuple[KindLayout, ...], heads: Sequence[int]) -> tuple[KindLayout, ...]:
+def keep_heads(kinds: tuple[KindLayout, ...], heads: Selection) -> tuple[KindLayout, ...]:
     """The kinds with only the chosen heads, and the kv heads these need; raises InputError."""
     kept = []
     for kind in kinds:
-        found = choose_indices(kind.heads, heads, "head")
+        found = heads.choose(kind.heads, "head")
         places = np.array([kind.heads.index(head) for head in found])
         kept.append(
             replace(

@@ -148,6 +148,10 @@ def _load(
         raise InputError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"there is no device {device}: torch sees {torch.cuda.device_count()} GPUs here; use --device cpu"
+        )
     is_gguf = "gguf_file" in where
     wanted: Any = DTYPES.get(dtype, torch.float32 if is_gguf else "auto")
     placed: dict[str, Any] = {}

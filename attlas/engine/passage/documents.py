@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.engine.passage.selection import QuerySelection
+from attlas.engine.passage.selection import Selection
 
 __all__ = ["ROW_AXES", "Document", "Pack", "Tokens", "plan_packs", "with_chosen_rows"]
 
@@ -82,13 +82,21 @@ class Pack:
     document_start: Mapping[str, tuple[int, ...]]
 
 
-def with_chosen_rows(document: Document, selection: QuerySelection) -> Document:
+def with_chosen_rows(document: Document, selection: Selection) -> Document:
     """The document with an axis of chosen query rows beside each of its token axes; raises InputError."""
     rows = {
         ROW_AXES[axis]: tokens.rows(selection.places(document.id, len(tokens)))
         for axis, tokens in document.tokens.items()
     }
     return replace(document, tokens=dict(document.tokens) | rows)
+
+
+def name_pack(pack: Pack, documents: Sequence[Document]) -> str:
+    """A pack and its documents in a few words, for messages."""
+    first, count = documents[pack.documents[0]].id, len(pack.documents)
+    more = f" and {count - 1} more" if count > 1 else ""
+    tokens = sum(pack.token_stop[axis] - pack.token_start[axis] for axis in pack.token_start if axis in ROW_AXES)
+    return f"pack {pack.index} ({first!r}{more}, {tokens} tokens)"
 
 
 def plan_packs(lengths: Sequence[Mapping[str, int]], *, pack_tokens: int, block: int) -> tuple[Pack, ...]:

@@ -1,40 +1,46 @@
-"""What people write to choose: query rows, heads, sizes of memory. Values and pure functions; needs no torch."""
+"""What people write to choose layers, heads, query rows: one grammar. Values and pure functions; needs no torch."""
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attlas.errors import InputError
+from attlas.parse import is_integer, refuse
 
-__all__ = ["QuerySelection", "choose_indices", "describe_indices", "parse_bytes", "parse_queries"]
+__all__ = ["Selection", "describe_indices", "parse_selection"]
 
 Indices = NDArray[np.int64]
 
-SIZES = {"": 1} | {f"{unit}": 1000**power for power, unit in enumerate("KMGT", 1)}
-SIZES |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
 FORMS = "write ranges (7, 10:20, :50, -16:), last:512, stride:16 or random:1000, with commas between"
+FORMS_OF_INDICES = "write ranges (7, 4:8, :2, -1), last:4 or stride:2, with commas between"
+DESCRIBED_MOST = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuerySelection:
-    """Query rows to keep of every document, by a text that `parse_queries` has checked; `seed` is for `random:`."""
+class Selection:
+    """Some of a row of things, by a text that `parse_selection` has checked; `seed` is for `random:`.
+
+    >>> parse_selection("0:4,last:2", "queries").places("doc-0", 10)
+    array([0, 1, 2, 3, 8, 9])
+    """
 
     spec: str
     seed: int = 0
 
     def places(self, document: str, length: int) -> Indices:
-        """Places of the kept rows in a document of `length` tokens, ascending, each once.
+        """Places of the chosen rows in a document of `length` tokens, ascending, each once.
 
         `random:` draws by the seed and the document's id alone: neither the order of documents nor packs matter.
         Raises InputError where the document has none of them.
         """
-        chosen = [_part(part)(document, length, self.seed) for part in self.spec.split(",")]
+        chosen = [_read(part).places(document, length, self.seed) for part in self.spec.split(",")]
         places = np.unique(np.concatenate(chosen)).astype(np.int64)
         if places.size == 0:
             raise InputError(
@@ -43,84 +49,131 @@ class QuerySelection:
             )
         return places
 
+    def parts_of(self, have: Sequence[int]) -> dict[str, set[int]]:
+        """part -> which of the labels `have`, ascending, it chooses; of 0, 1, 2, ... the same as of places.
 
-def parse_queries(spec: str | Sequence[int], seed: int = 0) -> QuerySelection:
-    """Read a selection of query rows: ranges as in Python, `last:n`, `stride:n`, `random:n`, joined by commas.
+        A number is a label, a negative one counts from the end; a range takes the labels in it.
+        """
+        return {part: _read(part).labels(have) for part in self.spec.split(",")}
 
-    >>> parse_queries("0:4,last:2").places("doc-0", 10)
-    array([0, 1, 2, 3, 8, 9])
+    def choose(self, have: Sequence[int], what: str, owner: str = "the model") -> tuple[int, ...]:
+        """The chosen labels, in the order of `have`; raises InputError where a part chooses none."""
+        parts = self.parts_of(have)
+        empty = next((part for part, chosen in parts.items() if not chosen), None)
+        if empty is not None:
+            nothing = f"no {what} is in {empty}" if ":" in empty else f"there is no {what} {empty}"
+            raise InputError(f"{nothing}: {owner} has {describe_indices(have)}")
+        chosen = set[int]().union(*parts.values())
+        return tuple(label for label in have if label in chosen)
 
-    Numbers alone may be given as a sequence. Raises InputError where the text has another form.
+
+def parse_selection(given: Any, field: str, *, seed: int = 0, random: bool = True) -> Selection:
+    """Read a choice: ranges as in Python, `last:n`, `stride:n`, `random:n`, joined by commas.
+
+    >>> parse_selection(slice(2, 5), "layers").spec
+    '2:5'
+    >>> parse_selection([0, -1], "layers").choose(range(12), "layer")
+    (0, 11)
+
+    given: such a text, an integer, a slice, a range, or a sequence or array of integers and slices; or a Selection.
+    random: whether `random:` has a meaning here. Raises InputError where it has another form.
     """
-    text = spec if isinstance(spec, str) else ",".join(str(int(place)) for place in spec)
+    if isinstance(given, Selection):
+        return given
+    forms = FORMS if random else FORMS_OF_INDICES
+    text = _text(given)
+    if text is None:
+        raise refuse(given, field, forms)
+    if not text and not isinstance(given, str):
+        raise refuse(given, field, "nothing is chosen: leave it out to take all")
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
-        _part(part)
-    return QuerySelection(spec=",".join(parts), seed=seed)
-
-
-def parse_bytes(text: str) -> int:
-    """`6GB`, `512MiB`, `1000` -> bytes; raises InputError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip().upper())
-    if match is None:
-        raise InputError(f"{text!r} is no size of memory: write 6GB, 512MiB or a number of bytes")
-    number, unit = match.groups()
-    return int(float(number) * SIZES[unit or ""])
-
-
-def choose_indices(have: Sequence[int], wanted: Sequence[int], what: str) -> tuple[int, ...]:
-    """The wanted ones of `have`, in their order there; negative ones count from the end. Raises InputError."""
-    if not wanted:
-        raise InputError(f"no {what} is chosen: leave the choice out to keep all")
-    chosen = set()
-    for index in wanted:
-        found = index if index >= 0 else (have[index] if -len(have) <= index else None)
-        if found not in have:
-            raise InputError(f"there is no {what} {index}: the model has {describe_indices(have)}")
-        chosen.add(found)
-    return tuple(index for index in have if index in chosen)
+        try:
+            word = _read(part).word
+        except InputError as error:
+            raise InputError(f"{field}: {error}: {forms}") from error
+        if word == "random" and not random:
+            raise refuse(given, field, forms)
+    return Selection(spec=",".join(parts), seed=seed)
 
 
 def describe_indices(have: Sequence[int]) -> str:
     """`0 to 11`, or `0, 3, 7`."""
     if list(have) == list(range(have[0], have[-1] + 1)):
         return f"{have[0]} to {have[-1]}"
-    return ", ".join(map(str, have))
+    shown = ", ".join(map(str, have[:DESCRIBED_MOST]))
+    return shown + (f", ... {have[-1]} ({len(have)} in all)" if len(have) > DESCRIBED_MOST else "")
 
 
-Choice = Callable[[str, int, int], Indices]
+def _text(given: Any) -> str | None:
+    """A choice as text, "" where it is empty; None where it is none."""
+    if isinstance(given, str):
+        return given
+    if is_integer(given) or isinstance(given, slice):
+        return _item(given)
+    if isinstance(given, np.ndarray) and (given.ndim != 1 or given.dtype.kind not in "iu"):
+        return None
+    if isinstance(given, Iterable) and not isinstance(given, bytes | dict):
+        items = [_item(one) for one in given]
+        return None if None in items else ",".join(item for item in items if item is not None)
+    return None
 
 
-def _part(part: str) -> Choice:
-    """One part of a selection as a function of document id, length and seed."""
+def _item(given: object) -> str | None:
+    if is_integer(given):
+        return str(given)
+    if isinstance(given, slice):
+        bounds = [given.start, given.stop, *([] if given.step is None else [given.step])]
+        if all(one is None or is_integer(one) for one in bounds):
+            return ":".join("" if one is None else str(int(one)) for one in bounds)
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One part of a choice. word: "range", "last", "stride" or "random". bounds: of a range. count: of the others."""
+
+    word: str
+    bounds: slice = field(default_factory=lambda: slice(None))
+    count: int = 0
+
+    def places(self, document: str, length: int, seed: int) -> Indices:
+        if self.word == "last":
+            return np.arange(max(0, length - self.count), length)
+        if self.word == "stride":
+            return np.arange(0, length, self.count)
+        if self.word == "random":
+            generator = np.random.default_rng([seed, zlib.crc32(document.encode())])
+            return generator.choice(length, min(self.count, length), replace=False)
+        return np.arange(length)[self.bounds]
+
+    def labels(self, have: Sequence[int]) -> set[int]:
+        if self.word != "range":
+            return {have[place] for place in self.places("", len(have), 0)}
+        start, stop, step = self.bounds.start, self.bounds.stop, self.bounds.step
+        if step is not None and step < 0:
+            return {have[place] for place in self.places("", len(have), 0)}
+
+        def label(bound: int) -> int:
+            """A bound counted from the end, as the label that lies there."""
+            return bound if bound >= 0 else (have[bound] if bound >= -len(have) else 0)
+
+        low = 0 if start is None else label(start)
+        high = have[-1] + 1 if stop is None else label(stop)
+        return set(range(low, high, step or 1)) & set(have)
+
+
+def _read(part: str) -> _Part:
     word, _, count = part.partition(":")
     if word in {"last", "stride", "random"}:
         if not re.fullmatch(r"[1-9]\d*", count):
-            raise InputError(f"{part!r} is no choice of queries: {word}: wants a number from 1; {FORMS}")
-        return {"last": _last, "stride": _stride, "random": _random}[word](int(count))
-    try:
-        numbers = [int(number) if number.strip() else None for number in part.split(":")]
-    except ValueError as error:
-        raise InputError(f"{part!r} is no choice of queries: {FORMS}") from error
+            raise InputError(f"{part!r} is no choice, {word}: wants a number from 1")
+        return _Part(word=word, count=int(count))
+    if not re.fullmatch(r"[+-]?\d+|\s*([+-]?\d+)?\s*(:\s*([+-]?\d+)?\s*){1,2}", part):
+        raise InputError(f"{part!r} is no choice")
+    numbers = [int(number) if number.strip() else None for number in part.split(":")]
+    if numbers[2:] == [0]:
+        raise InputError(f"{part!r} is no choice, a step of 0 goes nowhere")
     if len(numbers) == 1 and numbers[0] is not None:
-        place = numbers[0]
-        numbers = [place, place + 1 or None]
-    if not 2 <= len(numbers) <= 3 or numbers[2:] == [0]:
-        raise InputError(f"{part!r} is no choice of queries: {FORMS}")
-    return lambda _document, length, _seed: np.arange(length)[slice(*numbers)]
-
-
-def _last(count: int) -> Choice:
-    return lambda _document, length, _seed: np.arange(max(0, length - count), length)
-
-
-def _stride(step: int) -> Choice:
-    return lambda _document, length, _seed: np.arange(0, length, step)
-
-
-def _random(count: int) -> Choice:
-    def draw(document: str, length: int, seed: int) -> Indices:
-        generator = np.random.default_rng([seed, zlib.crc32(document.encode())])
-        return generator.choice(length, min(count, length), replace=False)
-
-    return draw
+        numbers = [numbers[0], numbers[0] + 1 or None]
+    return _Part(word="range", bounds=slice(*numbers))
