@@ -20,7 +20,7 @@ import xarray as xr
 
 import attlas
 from attlas import analysis
-from attlas.analysis.probe import repeated_documents
+from attlas.analysis.head_probe import repeated_documents
 from attlas.engine.model.load import load_model
 
 TOPICS = ("execmodel", "exceptions", "class", "function", "customization", "compound")

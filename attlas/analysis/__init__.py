@@ -1,11 +1,26 @@
-"""Questions asked of an atlas, as Dask jobs over the store: statistics, head roles, head diversity.
+"""Questions asked of an atlas, one a file. Each answers with an xarray Dataset, whose variables say what they are.
 
-May import the engine and storage, and joins a Ray cluster through actors; nothing of plots or the command line.
+| question | function |
+|---|---|
+| how spread out, far-reaching, sparse is a head? its entropy? | `statistics` |
+| what does a head do: previous token, induction, sink ...? | `head_roles` |
+| how alike are heads, and which form groups? | `head_diversity` |
+| which heads of a model copy, on repeated random tokens? | `probe_heads` |
+| how many heads are attention sinks (Gu et al. 2024)? | `sink_metric` |
+| what would a question read, and is its answer kept? | `explain`, `saved_results` |
+| the answer as a table or a file | `to_frame`, `write_table` |
+
+May import the job machine and what is below it; nothing of plots or the command line.
 """
 
-from attlas.analysis.ask import Explanation, explain, head_diversity, head_roles, statistics
-from attlas.analysis.probe import probe_heads, sink_metric
+from attlas.analysis.head_diversity import head_diversity
+from attlas.analysis.head_probe import probe_heads
+from attlas.analysis.head_roles import head_roles
+from attlas.analysis.sink_metric import sink_metric
+from attlas.analysis.statistics import statistics
 from attlas.analysis.tables import to_frame, write_table
+from attlas.jobs.questions import explain
+from attlas.jobs.reduction import Explanation
 from attlas.jobs.results import saved_results
 
 __all__ = [

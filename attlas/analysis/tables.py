@@ -14,7 +14,7 @@ from attlas.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMATS", "json_text", "to_frame", "write_table"]
+__all__ = ["FORMATS", "json_text", "plain_attributes", "to_frame", "write_table"]
 
 FORMATS = (".csv", ".json", ".parquet")
 
@@ -56,38 +56,39 @@ def write_table(dataset: xr.Dataset, path: str | Path, dims: tuple[str, ...] = (
     if path.suffix not in FORMATS:
         raise InputError(f"{path.name}: write to a file that ends in {', '.join(FORMATS)}")
     frame = to_frame(dataset, dims)
-    told = {"attributes": _plain(dataset.attrs), "columns": _definitions(dataset)}
+    description = {"attributes": plain_attributes(dataset.attrs), "columns": _definitions(dataset)}
     if path.suffix == ".csv":
         frame.to_csv(path, index=False)
     elif path.suffix == ".json":
-        path.write_text(json_text(told, frame), encoding="utf-8")
+        path.write_text(json_text(description, frame), encoding="utf-8")
     else:
         import pyarrow as pa
         from pyarrow import parquet
 
         table = pa.Table.from_pandas(frame, preserve_index=False)
-        metadata = (table.schema.metadata or {}) | {b"attlas": json.dumps(told, ensure_ascii=False).encode()}
+        metadata = (table.schema.metadata or {}) | {b"attlas": json.dumps(description, ensure_ascii=False).encode()}
         parquet.write_table(table.replace_schema_metadata(metadata), path)
 
 
-def json_text(told: dict[str, Any], frame: pd.DataFrame) -> str:
-    """`told`, and the table's rows under "rows", one a line; without a Python object for each number."""
-    head = json.dumps(told, ensure_ascii=False)[:-1]
+def json_text(description: dict[str, Any], frame: pd.DataFrame) -> str:
+    """`description`, and the table's rows under "rows", one a line; without a Python object for each number."""
+    head = json.dumps(description, ensure_ascii=False)[:-1]
     rows = frame.to_json(orient="records", lines=True, double_precision=15).strip().replace("\n", ",\n")
     return f'{head}, "rows": [\n{rows}\n]}}'
 
 
 def _labels(dataset: xr.Dataset, dims: list[Any]) -> list[str]:
-    found = [""]
+    labels = [""]
     for dim in dims:
         values = dataset[dim].values if dim in dataset.coords else np.arange(dataset.sizes[dim])
-        found = [f"{one},{value}".strip(",") for one in found for value in values]
-    return found
+        labels = [f"{one},{value}".strip(",") for one in labels for value in values]
+    return labels
 
 
 def _definitions(dataset: xr.Dataset) -> dict[str, Any]:
-    return {str(name): _plain(variable.attrs) for name, variable in dataset.data_vars.items()}
+    return {str(name): plain_attributes(variable.attrs) for name, variable in dataset.data_vars.items()}
 
 
-def _plain(attributes: dict[Any, Any]) -> dict[str, Any]:
+def plain_attributes(attributes: dict[Any, Any]) -> dict[str, Any]:
+    """Attributes as JSON has them."""
     return {str(k): v.item() if isinstance(v, np.generic) else v for k, v in attributes.items()}

@@ -87,7 +87,10 @@ def command(
     atlas = attlas.open_atlas(store, storage_options=storage_options)
     choices = choices_of(atlas, kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
     if explain:
-        print_plan(analysis.explain(atlas, workers=workers, scheduler=scheduler, **choices), store)
+        where: dict[str, Any] = {"workers": workers, "scheduler": scheduler}
+        print_plan(analysis.explain(atlas, "head_roles", **where, **choices), store)
+        console().print()
+        print_plan(analysis.explain(atlas, "head_diversity", pair_rows=pair_rows, **where, **choices), store)
         return
     begin = time.perf_counter()
     options: dict[str, Any] = {"scheduler": scheduler, "workers": workers, "save": save}
@@ -123,22 +126,9 @@ def command(
             out.print(f"[dim]written to {path}[/]")
 
 
-def leading_role(roles: Any) -> Any:
-    """(layer, head) names: the role in which a head passes its threshold by most; "" where it has none."""
-    ratio = np.where(roles.has_role.values, roles.role_score.values / roles.role_threshold.values[:, None, None], 0)
-    names = np.array(roles["role"].values, dtype=object)
-    return np.where(ratio.max(axis=0) > 0, names[ratio.argmax(axis=0)], "")
-
-
-def leaders(scores: Any, layers: Any, heads: Any, count: int) -> list[tuple[int, int, float]]:
-    """(layer, head, score) of the largest scores."""
-    flat = np.where(np.isnan(scores), -1, scores).ravel()
-    order = np.argsort(-flat, kind="stable")[:count]
-    places = [np.unravel_index(int(i), scores.shape) for i in order if flat[i] >= 0]
-    return [(int(layers[a]), int(heads[b]), float(scores[a, b])) for a, b in places]
-
-
 def _print_map(out: Console, roles: Any) -> None:
+    from attlas.analysis.head_roles import leading_role
+
     names, heads = leading_role(roles), roles["head"].values
     width = max(2, len(str(heads[-1])) + 1)
     fits = max(1, (out.width - 8) // width)
@@ -151,8 +141,8 @@ def _print_map(out: Console, roles: Any) -> None:
         out.print(line)
     if len(heads) > fits:
         out.print(f"[dim]{len(heads) - fits} more heads: --figure draws all[/]")
-    told = [(*SIGNS[name], name) for name in roles["role"].values] + [("·", "grey42", "none")]
-    for part in (told[:6], told[6:]):
+    signs = [(*SIGNS[name], name) for name in roles["role"].values] + [("·", "grey42", "none")]
+    for part in (signs[:6], signs[6:]):
         legend = Text("        ")
         for sign, style, name in part:
             legend.append(sign, style=style)
@@ -161,6 +151,8 @@ def _print_map(out: Console, roles: Any) -> None:
 
 
 def _roles_table(roles: Any, count: int) -> Table:
+    from attlas.analysis.head_roles import leading_heads
+
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("role")
     table.add_column("heads", justify="right")
@@ -168,10 +160,9 @@ def _roles_table(roles: Any, count: int) -> Table:
     table.add_column("evenly", justify="right", style="dim")
     table.add_column("leading heads (layer.head score)")
     for i, name in enumerate(roles["role"].values):
-        score = roles.role_score.values[i]
-        found = leaders(score, roles["layer"].values, roles["head"].values, count)
         best = "  ".join(
-            f"{layer}.{head} [bold]{value:.2f}[/]{_offset(roles, name, layer, head)}" for layer, head, value in found
+            f"{layer}.{head} [bold]{value:.2f}[/]{_offset(roles, name, layer, head)}"
+            for layer, head, value in leading_heads(roles.role_score[i], count)
         )
         baseline = float(np.nanmean(roles.role_baseline.values[i]))
         table.add_row(
@@ -189,12 +180,15 @@ def _offset(roles: Any, role: str, layer: int, head: int) -> str:
 
 
 def _print_probe(out: Console, probed: Any, count: int) -> None:
+    from attlas.analysis.head_probe import PROBES
+    from attlas.analysis.head_roles import leading_heads
+
     length = probed.attrs["length"]
     out.print(f"[dim]on {probed.attrs['count']} x {length} random tokens, repeated (layer.head score)[/]")
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for name in ("previous", "duplicate", "induction", "prefix_matching"):
-        found = leaders(probed[name].values, probed["layer"].values, probed["head"].values, count)
-        best = "  ".join(f"{layer}.{head} [bold]{value:.2f}[/]" for layer, head, value in found)
+    for name in PROBES:
+        leading = leading_heads(probed[name], count)
+        best = "  ".join(f"{layer}.{head} [bold]{value:.2f}[/]" for layer, head, value in leading)
         table.add_row(name.replace("_", " "), f"[dim]evenly {float(probed[f'{name}_baseline']):.3f}[/]", best)
     out.print(table)
 
@@ -215,38 +209,15 @@ def _print_diversity(out: Console, diversity: Any) -> None:
 
 
 def _json(roles: Any, diversity: Any, probed: Any, count: int) -> dict[str, Any]:
-    layers, heads = roles["layer"].values, roles["head"].values
-    found: dict[str, Any] = {
-        "attributes": {str(k): v.item() if isinstance(v, np.generic) else v for k, v in roles.attrs.items()},
-        "roles": {},
+    from attlas.analysis.head_diversity import summarise_diversity
+    from attlas.analysis.head_probe import summarise_probe
+    from attlas.analysis.head_roles import leading_role, summarise_roles
+    from attlas.analysis.tables import plain_attributes
+
+    summary: dict[str, Any] = {
+        "attributes": plain_attributes(roles.attrs),
+        "roles": summarise_roles(roles, count),
         "leading_role": [[str(name) or None for name in row] for row in leading_role(roles)],
+        "diversity": summarise_diversity(diversity),
     }
-    for i, name in enumerate(roles["role"].values):
-        leading = leaders(roles.role_score.values[i], layers, heads, count)
-        found["roles"][str(name)] = {
-            "definition": str(roles.role_definition.values[i]),
-            "threshold": float(roles.role_threshold[i]),
-            "baseline": [_none(v) for v in roles.role_baseline.values[i]],
-            "heads": int(roles.has_role.values[i].sum()),
-            "leading": [{"layer": layer, "head": head, "score": score} for layer, head, score in leading],
-        }
-    found["diversity"] = [
-        {"layer": int(layer), "diversity": _none(d), "effective_heads": float(n)}
-        for layer, d, n in zip(layers, diversity.diversity.values, diversity.effective_heads.values, strict=True)
-    ]
-    if probed is not None:
-        found["probe"] = {
-            name: {
-                "baseline": float(probed[f"{name}_baseline"]),
-                "leading": [
-                    {"layer": layer, "head": head, "score": score}
-                    for layer, head, score in leaders(probed[name].values, layers, heads, count)
-                ],
-            }
-            for name in ("previous", "duplicate", "induction", "prefix_matching")
-        }
-    return found
-
-
-def _none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return summary if probed is None else summary | {"probe": summarise_probe(probed, count)}

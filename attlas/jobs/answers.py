@@ -16,9 +16,9 @@ def kept_answers(atlas: Atlas) -> list[dict[str, Any]]:
     return [
         {
             "path": path,
-            "name": path.removeprefix("analysis/").rpartition("-")[0],
-            "made": kept.get("made"),
-            "parameters": json.loads(kept.get("parameters", "{}")),
+            "name": kept["question"],
+            "made": kept["made"],
+            "parameters": json.loads(kept["parameters"]),
         }
         for path, kept in saved_results(atlas).items()
     ]

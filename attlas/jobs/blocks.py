@@ -1,4 +1,4 @@
-"""The plan of a survey: which rows go through the kernel together. Values and pure functions; nothing is read.
+"""The plan of a job: which rows go through the kernel together. Values and pure functions; nothing is read.
 
 A block is one layer, all its kept heads, and a run of rows aligned to the store's shards; it is one task, one read of
 each shard it touches, and one kernel call.
@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.jobs.corpus import Corpus
-from attlas.jobs.features import OFFSETS, SCALARS, Features
 from attlas.jobs.sampling import Sample, draw
 
-__all__ = ["Block", "Drawn", "Plan", "layer_blocks", "plan_blocks"]
+__all__ = ["Block", "Drawn", "Plan", "layer_blocks", "plan_blocks", "read_bytes"]
 
 Indices = NDArray[np.int64]
 
@@ -55,72 +54,75 @@ class Block:
     group_D: Indices
     drawn: Drawn | None
 
+    @property
+    def document_R(self) -> Indices:
+        """Number of each row's document within the block."""
+        return np.searchsorted(self.documents.query_start_D, self.row_R, side="right") - 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Plan:
-    """A survey, decided. blocks_of: layer place -> its blocks. source: "statistics" (stored) or "factors"."""
+    """A job's rows, cut. blocks: those that are joined together, such as a layer's, in order. rows: of each layer.
+
+    groups, replicates: how many jackknife groups and replicates there are. block_bytes: what a task holds at most.
+    read_bytes: of the store, where each block finds what it needs not yet read.
+    """
 
     corpus: Corpus
-    features: Features
-    source: str
     rows: int
     sample: int | None
     seed: int
-    blocks_of: dict[int, tuple[Block, ...]]
+    blocks: tuple[tuple[Block, ...], ...]
     groups: int
     replicates: int
     block_bytes: int
     read_bytes: int
 
     @property
-    def blocks(self) -> int:
-        return sum(len(blocks) for blocks in self.blocks_of.values())
+    def count(self) -> int:
+        """Of blocks."""
+        return sum(len(blocks) for blocks in self.blocks)
 
 
 def plan_blocks(
     corpus: Corpus,
-    features: Features,
     *,
-    source: str,
     shard_tokens: int,
     factor_bytes: tuple[int, int],
+    row_bytes: tuple[int, int],
     sample: int | None = None,
     seed: int = 0,
 ) -> Plan:
     """Cut every layer's rows into blocks.
 
-    shard_tokens: tokens in a shard of the store. factor_bytes: of one token's q and k of a layer, float32.
+    shard_tokens: tokens in a shard of the store. factor_bytes: of one token's q and k of a layer, float32. row_bytes:
+    what a reduction makes of one row of all heads, and what more of one of a sample.
     """
     step = shard_tokens * max(1, BLOCK_ROWS // shard_tokens)
-    exact = sample is None or sample >= corpus.rows or source == "statistics"
+    exact = sample is None or sample >= corpus.rows
     groups = min(len(corpus.ids), GROUPS)
     group_D = np.arange(len(corpus.ids)) * groups // len(corpus.ids)
     whole = _all_rows(corpus)
-    blocks_of, replicates, rows, most_rows, most_keys = {}, 0, 0, 0, 0
+    layers, replicates, rows, most_rows, most_keys = [], 0, 0, 0, 0
     for layer, label in zip(corpus.layers, corpus.layer_labels, strict=True):
         drawn = None if exact or sample is None else draw(
             corpus.queries_D, sample, seed=seed, kind=corpus.kind, layer=label
         )  # fmt: skip
         row_R = whole if drawn is None else whole[drawn.row_R]
-        blocks_of[layer] = tuple(
-            _layer_blocks(
-                corpus, layer, label, row_R, drawn, group_D, step, BLOCK_ROWS if drawn is None else SAMPLED_ROWS
-            )
-        )
+        most = BLOCK_ROWS if drawn is None else SAMPLED_ROWS
+        layers.append(tuple(_layer_blocks(corpus, layer, label, row_R, drawn, group_D, step, most)))
         replicates, rows = max(replicates, 0 if drawn is None else drawn.replicates), len(row_R)
-        for block in blocks_of[layer]:
+        for block in layers[-1]:
             most_rows = max(most_rows, len(block.row_R))
             most_keys = max(most_keys, _keys(block))
-    heads = len(corpus.heads)
-    small = len(SCALARS) + 2 * len(OFFSETS) + len(features.edges) + len(features.thresholds) + 30
-    a_row = heads * (3 * small * 8 + (features.bins * 12 + heads * 12 if not exact else 0))
+    a_row = row_bytes[0] + (0 if exact else row_bytes[1])
     q_bytes, k_bytes = factor_bytes
     span = step if exact else most_keys
     return Plan(
-        corpus=corpus, features=features, source="statistics" if source == "statistics" else "factors", rows=rows,
-        sample=None if exact else sample, seed=seed, blocks_of=blocks_of, groups=groups, replicates=replicates,
+        corpus=corpus, rows=rows, sample=None if exact else sample, seed=seed, blocks=tuple(layers), groups=groups,
+        replicates=replicates,
         block_bytes=most_rows * (a_row + q_bytes) + q_bytes * min(span, step) + 2 * k_bytes * most_keys + 32 * 2**20,
-        read_bytes=len(corpus.layers) * _read(corpus, q_bytes, k_bytes),
+        read_bytes=len(corpus.layers) * read_bytes(corpus, factor_bytes),
     )  # fmt: skip
 
 
@@ -133,7 +135,9 @@ def layer_blocks(
     return _layer_blocks(corpus, layer, label, row_R, sample, group_D, shard_tokens, most)
 
 
-def _read(corpus: Corpus, q_bytes: int, k_bytes: int) -> int:
+def read_bytes(corpus: Corpus, factor_bytes: tuple[int, int]) -> int:
+    """Of one layer's q and k, whose bytes a token are given."""
+    q_bytes, k_bytes = factor_bytes
     return int(corpus.queries_D.sum()) * q_bytes + int(corpus.keys_D.sum()) * k_bytes
 
 
@@ -176,7 +180,7 @@ def _layer_blocks(
 
 
 def _drawn(sample: Sample, rows: slice) -> Drawn:
-    found: dict[str, Any] = {
+    of_rows: dict[str, Any] = {
         name: getattr(sample, name)[rows] for name in ("weight_R", "amplitude_R", "replicate_R", "own_R")
     }
-    return Drawn(**found, by_document=sample.by_document)
+    return Drawn(**of_rows, by_document=sample.by_document)

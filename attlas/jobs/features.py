@@ -13,83 +13,72 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.engine.kernels.histogram import FINE_BINS
-from attlas.engine.kernels.survey import REACH
-
-__all__ = ["LOCAL", "OFFSETS", "SCALARS", "Features", "Sums", "joined"]
+__all__ = ["COARSE_BINS", "Features", "Sums", "joined", "ratio"]
 
 Floats = NDArray[np.float64]
 
-LOCAL = 8
-"""A weight is local where the key is at most this many tokens away."""
-
 COARSE_BINS = 128
-
-OFFSETS = tuple(range(-REACH, REACH + 1))
-
-SCALARS = (
-    "entropy", "entropy_squared", "normalised_entropy", "effective_support", "mass", "squared", "maximum", "first",
-    "self", "previous", "special", "separator", "distance", "variance", "sink", "own", "before", "marked",
-    "duplicate", "induction", "local",
-)  # fmt: skip
-PLAIN = (
-    "rows", "choices", "cells", "previous_rows", "previous_uniform", "self_rows", "self_uniform", "sink_rows",
-    "sink_uniform", "separator_rows", "separator_uniform", "duplicate_rows", "duplicate_uniform", "induction_rows",
-    "induction_uniform", "local_rows", "local_uniform", "positional_uniform",
-)  # fmt: skip
+"""Bins of a histogram that is enough to see how a sample scatters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """Where each feature lies on the last axis. thresholds: weights below each are counted. edges: of the distance
-    bins, T + 1 of them. bins: of the histogram. masses: whether the
-    weights of each bin are added up too."""
+    """Names, and so where each feature lies on the last axis.
 
-    thresholds: tuple[float, ...]
-    edges: tuple[int, ...]
-    bins: int = FINE_BINS
+    heads: features of a head with one number each; head_vectors: those with several, and how many. plain,
+    plain_vectors: the same of what no head changes; `rows`, the number of rows, is always among them. bins: of a
+    histogram of weights, 0 for none; masses: whether the weights of each bin are added up too.
+    """
+
+    heads: tuple[str, ...]
+    head_vectors: tuple[tuple[str, int], ...] = ()
+    plain: tuple[str, ...] = ("rows",)
+    plain_vectors: tuple[tuple[str, int], ...] = ()
+    bins: int = 0
     masses: bool = False
 
     @property
     def parts(self) -> dict[str, int]:
-        """name -> how many places it takes."""
-        sizes = dict.fromkeys(SCALARS, 1)
-        return sizes | {
-            "offset": len(OFFSETS),
-            "argmax_offset": len(OFFSETS),
-            "by_distance": len(self.edges) - 1,
-            "below": len(self.thresholds),
-            "counts": self.bins,
-            "masses": self.bins if self.masses else 0,
-        }
+        """name -> how many places it takes, of the features of a head."""
+        sizes = dict.fromkeys(self.heads, 1) | dict(self.head_vectors)
+        return sizes | ({"counts": self.bins} if self.bins else {}) | ({"masses": self.bins} if self.masses else {})
+
+    @property
+    def small(self) -> int:
+        """Places of all features of a head but the histogram's, which lie first."""
+        return len(self.heads) + sum(size for _, size in self.head_vectors)
 
     @property
     def size(self) -> int:
         return sum(self.parts.values())
 
     @property
+    def plain_parts(self) -> dict[str, int]:
+        return dict.fromkeys(self.plain, 1) | dict(self.plain_vectors)
+
+    @property
     def plain_size(self) -> int:
-        return len(PLAIN) + 2 * len(OFFSETS)
+        return sum(self.plain_parts.values())
 
     def place(self, name: str) -> slice:
-        begin = 0
-        for part, size in self.parts.items():
-            if part == name:
-                return slice(begin, begin + size)
-            begin += size
-        raise KeyError(name)
+        return _place(self.parts, name)
+
+    def plain_place(self, name: str) -> slice:
+        return _place(self.plain_parts, name)
 
     @property
     def coarse(self) -> Features:
-        """The same with COARSE_BINS, which is enough to see how a sample scatters."""
+        """The same with COARSE_BINS at most, and no masses."""
         return replace(self, bins=min(self.bins, COARSE_BINS), masses=False)
 
-    @staticmethod
-    def plain_place(name: str) -> slice:
-        if name in PLAIN:
-            return slice(PLAIN.index(name), PLAIN.index(name) + 1)
-        begin = len(PLAIN) + len(OFFSETS) * ("offset_rows", "offset_uniform").index(name)
-        return slice(begin, begin + len(OFFSETS))
+
+def _place(parts: dict[str, int], name: str) -> slice:
+    begin = 0
+    for part, size in parts.items():
+        if part == name:
+            return slice(begin, begin + size)
+        begin += size
+    raise KeyError(name)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -114,16 +103,14 @@ class Sums:
         return len(self.plain_UP)
 
     def head(self, name: str) -> Floats:
-        """A feature (U, H), or (U, H, places) where it takes several."""
+        """A feature (U, H), or (U, H, places) of one with several."""
         place = self.features.place(name)
-        return self.heads_UHF[..., place.start] if place.stop - place.start == 1 and name in SCALARS else (
-            self.heads_UHF[..., place]
-        )  # fmt: skip
+        return self.heads_UHF[..., place.start] if name in self.features.heads else self.heads_UHF[..., place]
 
     def plain(self, name: str) -> Floats:
-        """A plain feature (U, 1), which divides a feature of heads; (U, 1, offsets) for those of offsets."""
+        """A plain feature (U, 1), which divides a feature of heads; (U, 1, places) of one with several."""
         found = self.plain_UP[..., self.features.plain_place(name)]
-        return found[..., None, :] if name.startswith("offset_") else found
+        return found if name in self.features.plain else found[..., None, :]
 
     def add(self, other: Sums, at: int = 0) -> None:
         """Add other's units to those from `at` on."""
@@ -140,9 +127,10 @@ class Sums:
 
     def coarse(self) -> Sums:
         """The same sums over a coarse histogram."""
-        features, place = self.features.coarse, self.features.place("counts")
+        features = self.features.coarse
         if features.bins == self.features.bins:
             return self
+        place = self.features.place("counts")
         counts = self.heads_UHF[..., place].reshape(*self.heads_UHF.shape[:2], features.bins, -1).sum(axis=-1)
         heads_UHF = np.concatenate([self.heads_UHF[..., : place.start], counts], axis=-1)
         return replace(self, features=features, heads_UHF=heads_UHF)
@@ -178,3 +166,10 @@ def joined(parts: Sequence[Sums]) -> Sums:
         plain_UP=np.concatenate([part.plain_UP for part in parts]),
         largest_UH=np.concatenate([part.largest_UH for part in parts]),
     )
+
+
+def ratio(top: Floats, bottom: Floats) -> Floats:
+    """top / bottom; NaN, "no such row", where bottom is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        quotient: Floats = np.where(bottom > 0, top / bottom, np.nan)
+    return quotient

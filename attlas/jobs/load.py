@@ -90,7 +90,7 @@ def source_of(atlas: Atlas) -> Source:
 def load_rows(source: Source, block: Block) -> BlockRows:
     """Positions, key intervals and token facts of a block's rows."""
     documents, row_R = block.documents, block.row_R
-    document_R = np.searchsorted(documents.query_start_D, row_R, side="right") - 1
+    document_R = block.document_R
     low_row, high_row = int(row_R[0]), int(row_R[-1]) + 1
     if documents.chosen:
         place = source.array(f"tokens/{documents.query_axis}/position")[low_row:high_row]

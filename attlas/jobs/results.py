@@ -1,9 +1,15 @@
-"""Answers kept in the atlas they were asked of, under `analysis/`: found again when the same question comes."""
+"""Answers kept in the atlas they were asked of, under `analysis/`: found again when the same question comes.
+
+`analysis/<question>-<hash>` names the place of its answer, `analysis/<question>-<hash>.<time>-<mark>`, a Zarr group.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import time
+import uuid
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,76 +17,132 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 import attlas
+from attlas.errors import CorruptAtlasError, first_line
 from attlas.storage import Atlas
 
-__all__ = ["REVISION", "find_result", "keep_result", "saved_results"]
+__all__ = ["REVISION", "STALE", "find_result", "keep_result", "saved_results"]
 
-REVISION = 1
+FOLDER = "analysis"
+QUESTION = re.compile(r"[^.]+-[0-9a-f]{16}")
+PLACE = re.compile(r"(?P<question>[^.]+-[0-9a-f]{16})\.(?P<begun>\d+)-[0-9a-f]{12}")
+DESCRIPTION = ("question", "parameters", "made")
+
+REVISION = 2
 """Counted up whenever an answer to the same question would come out differently."""
 
+STALE = 3600.0
+"""Seconds after which a place that no question names is nobody's: its writer was stopped, or another was quicker."""
 
-def find_result(atlas: Atlas, name: str, parameters: Mapping[str, Any]) -> xr.Dataset | None:
+
+def find_result(atlas: Atlas, question: str, parameters: Mapping[str, Any]) -> xr.Dataset | None:
     """The kept answer to this very question of the atlas as it is now; None where there is none."""
-    path = _path(atlas, name, parameters)
+    store = atlas.root.store
+    published = _published(store, _path(atlas, question, parameters))
+    if published is None:
+        return None
     try:
-        group = zarr.open_group(atlas.root.store, path=path, mode="r", zarr_format=3, use_consolidated=False)
-    except (FileNotFoundError, KeyError):
-        return None
-    if not group.attrs.get("complete"):  # its writer was stopped
-        return None
-    found = xr.open_zarr(atlas.root.store, group=path, consolidated=False, zarr_format=3, chunks=None).load()
-    return found.assign_attrs(reused="yes")
+        answer = xr.open_zarr(
+            store, group=published["place"], consolidated=False, zarr_format=3, chunks=None
+        ).load()  # fmt: skip
+    except FileNotFoundError as error:
+        raise CorruptAtlasError(
+            f"{atlas.name} names a kept answer at {published['place']}, which is not there: remove "
+            f"{_path(atlas, question, parameters)}"
+        ) from error
+    return answer.assign_attrs(reused="yes", kept=published["place"])
 
 
-def keep_result(atlas: Atlas, name: str, parameters: Mapping[str, Any], result: xr.Dataset) -> xr.Dataset:
+def keep_result(atlas: Atlas, question: str, parameters: Mapping[str, Any], result: xr.Dataset) -> xr.Dataset:
     """Write an answer into the atlas, with what made it among its attributes; returns it with these.
 
-    Where the store cannot be written the answer is returned all the same, with a warning, and `kept` says why.
+    It is written to a place of its own, and then named by one small object in one step, so that no reader sees a part
+    of it and no two writers meet. Where the store cannot be written the answer is returned all the same, with a
+    warning, and `kept` says why.
     """
-    path = _path(atlas, name, parameters)
+    path = _path(atlas, question, parameters)
+    place = f"{path}.{time.time():.0f}-{uuid.uuid4().hex[:12]}"
     result = result.assign_attrs(
         parameters=json.dumps(dict(parameters), sort_keys=True),
         attlas_version=attlas.__version__,
         revision=REVISION,
         made=datetime.now(UTC).isoformat(timespec="microseconds"),
     )
+    store = atlas.root.store
     try:
-        store = atlas.root.store
         store = store.with_read_only(False) if store.read_only else store
+        _remove_stale(store, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr announces that strings may yet change their specification
             _writable(result).to_zarr(
-                store, group=path, mode="w", zarr_format=3, consolidated=False, write_empty_chunks=True
+                store, group=place, mode="w", zarr_format=3, consolidated=False, write_empty_chunks=True
             )
-        group = zarr.open_group(store, path=path, mode="r+", zarr_format=3, use_consolidated=False)
-        group.attrs["complete"] = True
+        _publish(store, path, {"place": place} | {name: result.attrs[name] for name in DESCRIPTION})
     except (OSError, PermissionError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = first_line(error)
         warnings.warn(f"the answer is not kept in {atlas.name}: {reason}", stacklevel=2)
         return result.assign_attrs(kept=f"no: {reason}")
-    return result.assign_attrs(kept=path)
+    return result.assign_attrs(kept=place)
 
 
 def saved_results(atlas: Atlas) -> dict[str, dict[str, Any]]:
-    """path -> parameters of every answer that the atlas keeps, in the order in which they were made."""
+    """path -> question, parameters and time of every answer that the atlas keeps, in the order they were made in.
+
+    `xr.open_zarr(store, group=path, consolidated=False)` opens one.
+    """
+    store = atlas.root.store
+    kept = {}
+    for name in _listed(store):
+        published = _published(store, f"{FOLDER}/{name}") if QUESTION.fullmatch(name) else None
+        if published is not None:
+            kept[str(published["place"])] = {key: published[key] for key in DESCRIPTION}
+    return dict(sorted(kept.items(), key=lambda one: str(one[1]["made"])))
+
+
+def _publish(store: Store, path: str, attributes: Mapping[str, Any]) -> None:
+    """Name a place: one group without members, put into the store in one request."""
+    group = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    content = default_buffer_prototype().buffer.from_bytes(json.dumps(group).encode())
+    sync(store.set(f"{path}/zarr.json", content))
+
+
+def _published(store: Store, path: str) -> dict[str, Any] | None:
+    """What a question's name says: the place of its answer, and what made it; None where none is published."""
     try:
-        group = zarr.open_group(atlas.root.store, path="analysis", mode="r", zarr_format=3, use_consolidated=False)
-    except (FileNotFoundError, KeyError):
-        return {}
-    found = {}
-    for path, member in group.groups():
-        if member.attrs.get("complete"):
-            found[f"analysis/{path}"] = {
-                name: member.attrs[name] for name in ("question", "parameters", "made") if name in member.attrs
-            }
-    return dict(sorted(found.items(), key=lambda one: str(one[1].get("made", ""))))
+        content = sync(store.get(f"{path}/zarr.json", default_buffer_prototype()))
+    except NotADirectoryError:  # a file where the folder of answers would be
+        return None
+    attributes = {} if content is None else json.loads(content.to_bytes())["attributes"]
+    return attributes if "place" in attributes else None
 
 
-def _path(atlas: Atlas, name: str, parameters: Mapping[str, Any]) -> str:
-    """Where an answer lies: by question, code and atlas, including which packs are committed."""
+def _listed(store: Store) -> list[str]:
+    """Names in the folder of answers: of questions, of places, and others."""
+
+    async def names() -> list[str]:
+        return [name async for name in store.list_dir(FOLDER)]
+
+    return sync(names())
+
+
+def _remove_stale(store: Store, path: str) -> None:
+    """Remove places that no question will name any more: those of writers that were stopped, or came second."""
+    names = _listed(store)
+    questions = {name for name in names if QUESTION.fullmatch(name)}
+    published = _published(store, path)
+    for match in filter(None, map(PLACE.fullmatch, names)):
+        place, question = f"{FOLDER}/{match[0]}", match["question"]
+        second = f"{FOLDER}/{question}" == path and (published is None or published["place"] != place)
+        if (second or question not in questions) and time.time() - float(match["begun"]) > STALE:
+            sync(store.delete_dir(place))
+
+
+def _path(atlas: Atlas, question: str, parameters: Mapping[str, Any]) -> str:
+    """The name of a question asked of an atlas by this code, of the packs that are committed."""
     asked = json.dumps(
         {
             "parameters": dict(parameters),
@@ -91,7 +153,7 @@ def _path(atlas: Atlas, name: str, parameters: Mapping[str, Any]) -> str:
         },
         sort_keys=True,
     )
-    return f"analysis/{name}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    return f"{FOLDER}/{question}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
 
 
 def _writable(result: xr.Dataset) -> xr.Dataset:

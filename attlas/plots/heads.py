@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from attlas.plots.given import parse_answer, parse_head_values
+from attlas.analysis.head_roles import leading_heads, leading_role
 from attlas.plots.style import INK, SEQUENTIAL, label_axis, new_figure, styled, title
 
 __all__ = ["head_map", "head_page", "role_map"]
@@ -84,9 +85,7 @@ def _axes(panel: Any, layers: Any, heads: Any, width: float, height: float) -> N
 
 def _draw_roles(panel: Any, roles: xr.Dataset, width: float, height: float) -> None:
     names = [str(name) for name in roles["role"].values]
-    score, threshold = roles.role_score.values, roles.role_threshold.values[:, None, None]
-    over = np.where(roles.has_role.values, score / threshold, 0)
-    place = np.where(over.max(axis=0) > 0, over.argmax(axis=0) + 1, 0)
+    place = np.array([[names.index(name) + 1 if name else 0 for name in row] for row in leading_role(roles)])
     colours = ListedColormap([NONE, *(COLOURS[name] for name in names)])
     panel.imshow(place, cmap=colours, vmin=-0.5, vmax=len(names) + 0.5, aspect="auto", interpolation="nearest")
     heads, layers = roles["head"].values, roles["layer"].values
@@ -105,18 +104,12 @@ def _draw_roles(panel: Any, roles: xr.Dataset, width: float, height: float) -> N
 def _draw_leading(panel: Any, roles: xr.Dataset) -> None:
     """The BARS highest heads of each role, the threshold, and what evenly spread attention scores."""
     names = [str(name) for name in roles["role"].values]
-    layers, heads = roles["layer"].values, roles["head"].values
     step = BARS + 1
     for i, name in enumerate(names):
-        flat = np.nan_to_num(roles.role_score.values[i], nan=-1).ravel()
-        best = np.argsort(-flat, kind="stable")[:BARS]
-        for j, place in enumerate(best):
-            if flat[place] < 0:
-                continue
-            layer, head = np.unravel_index(int(place), roles.role_score.shape[1:])
+        for j, (layer, head, score) in enumerate(leading_heads(roles.role_score[i], BARS)):
             y = i * step + j
-            panel.barh(y, flat[place], color=COLOURS[name], height=0.85)
-            panel.text(flat[place] + 0.01, y, f"{layers[layer]}.{heads[head]}", va="center", fontsize=7, color=INK)
+            panel.barh(y, score, color=COLOURS[name], height=0.85)
+            panel.text(score + 0.01, y, f"{layer}.{head}", va="center", fontsize=7, color=INK)
         span = (i * step - 0.5, i * step + BARS - 0.5)
         panel.plot([float(roles.role_threshold[i])] * 2, span, color=INK, lw=1.2)
         panel.plot([float(np.nanmean(roles.role_baseline.values[i]))] * 2, span, color="#b3361b", lw=1.2, ls=":")

@@ -12,17 +12,22 @@ import xarray as xr
 from transformers import AutoModel, AutoTokenizer
 
 import attlas
-from attlas.analysis.survey import LEVELS, Asked, survey_atlas
+from attlas.jobs.reduction import Execution
+from attlas.jobs.survey import LEVELS, parse_survey, survey_atlas
 from attlas.storage import AtlasWriter, open_atlas
 from tests.analysis import brute
 from tests.families import BY_NAME, build_model, documents, eager_attention
 from tests.storage.synthetic import Synthetic, synthetic
 
 THRESHOLDS = (0.001, 0.01, 0.1)
-ASKED = Asked(thresholds=THRESHOLDS)
 EXACT = 1e-4
 TINY = 2e-6
 FACTOR = 1.023
+
+
+def survey(atlas: attlas.Atlas, *, save: bool = True, workers: int | None = None, **choices: Any) -> xr.Dataset:
+    """The whole survey, of which each analysis shows a part."""
+    return survey_atlas(atlas, *parse_survey(choices), Execution(save=save, workers=workers))
 
 
 def write(made: Synthetic, name: str, keep: str = "factors") -> attlas.Atlas:
@@ -78,7 +83,7 @@ def check_roles(found: xr.Dataset, place: dict[str, Any], heads: list[brute.Dens
 @pytest.mark.parametrize("window", [None, 12])
 def test_statistics_equal_brute_force(rule: str, window: int | None) -> None:
     made = synthetic(rule=rule, window=window, seed=3)
-    found = survey_atlas(write(made, f"exact-{rule}-{window}"), ASKED)
+    found = survey(write(made, f"exact-{rule}-{window}"), thresholds=THRESHOLDS)
     longest = max(len(d.tokens["text"]) for d in made.documents)
     for layer in (0, 1):
         for head in range(4):
@@ -99,7 +104,7 @@ def test_documents_that_span_blocks_equal_brute_force(monkeypatch: pytest.Monkey
     """Blocks of one shard: documents are cut, and joined again."""
     monkeypatch.setattr("attlas.jobs.blocks.BLOCK_ROWS", 64)
     made = synthetic((150, 7, 90, 200), seed=4)
-    found = survey_atlas(write(made, "spanning"), ASKED)
+    found = survey(write(made, "spanning"), thresholds=THRESHOLDS)
     for i in range(4):
         heads = dense_heads(made, 1, 2, [i])
         expected = brute.statistics(heads, thresholds=THRESHOLDS, levels=LEVELS, longest=200)
@@ -108,7 +113,9 @@ def test_documents_that_span_blocks_equal_brute_force(monkeypatch: pytest.Monkey
 
 def test_stored_row_statistics_give_the_same() -> None:
     made = synthetic(seed=5)
-    factors, stored = (survey_atlas(write(made, f"tier-{keep}", keep), ASKED) for keep in ("factors", "statistics"))
+    factors, stored = (
+        survey(write(made, f"tier-{keep}", keep), thresholds=THRESHOLDS) for keep in ("factors", "statistics")
+    )
     assert stored.attrs["source"] == "stored row statistics"
     for name in ("entropy", "normalised_entropy", "row_max", "mean_distance", "first_share", "std_weight"):
         np.testing.assert_allclose(stored[name], factors[name], rtol=1e-5, err_msg=name)
@@ -131,7 +138,7 @@ def test_families_equal_their_eager_attention(name: str) -> None:
     atlas = attlas.capture(model, inputs, f"memory://analysis-{name}", overwrite=True)
     maps = [eager_attention(model, document) for document in inputs]
     for kind in atlas.kinds:
-        found = survey_atlas(atlas, Asked(kind=kind, thresholds=THRESHOLDS))
+        found = survey(atlas, kind=kind, thresholds=THRESHOLDS)
         rows: dict[str, Any] = {"encoder": (0, 0), "decoder": (1, 1), "cross": (1, 0)}
         for layer in (0, 1):
             for head in (0, 3):
@@ -168,7 +175,7 @@ def test_real_models_equal_their_eager_attention(real: str, request: pytest.Fixt
     atlas = attlas.capture(
         str(folder), texts, f"memory://analysis-{real}", dtype="float32", layers=[0, -1], overwrite=True
     )
-    found = survey_atlas(atlas, ASKED)
+    found = survey(atlas, thresholds=THRESHOLDS)
     model = AutoModel.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     special = set(tokenizer.all_special_ids)

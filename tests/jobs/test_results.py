@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-import zarr
 from pyarrow import parquet
 
 import attlas
 from attlas import analysis
+from attlas.analysis.statistics import statistic_quantities
 from attlas.errors import InputError, TierError
 from attlas.progress import Progress
+from attlas.jobs import results
+from attlas.jobs.survey import SurveyOptions
 from attlas.storage import AtlasWriter
 from tests.analysis.test_statistics import write
 from tests.conftest import S3Server
 from tests.storage.synthetic import Synthetic, synthetic
+
+ROOT = Path(__file__).parents[2]
 
 
 def local(made: Synthetic, where: Path, packs: int | None = None) -> attlas.Atlas:
@@ -72,13 +81,99 @@ def test_an_answer_is_of_the_packs_that_were_there(tmp_path: Path) -> None:
         analysis.statistics(part, documents=["doc-3"])
 
 
-def test_an_answer_cut_off_while_written_does_not_count(tmp_path: Path) -> None:
+def test_an_answer_cut_off_while_written_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is written, and its writer stopped before it was published: nobody sees it, and it goes in time."""
     atlas = local(synthetic(seed=1), tmp_path / "a.zarr")
-    path = analysis.statistics(atlas).attrs["kept"]
-    group = zarr.open_group(tmp_path / "a.zarr", path=path, mode="r+", use_consolidated=False)
-    del group.attrs["complete"]
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "_publish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            analysis.statistics(atlas)
+    (cut,) = places(tmp_path / "a.zarr")
+    assert analysis.saved_results(atlas) == {}
     assert "reused" not in analysis.statistics(atlas).attrs
     assert analysis.statistics(atlas).attrs["reused"] == "yes"
+    assert cut in places(tmp_path / "a.zarr"), "another may be at work on it"
+    monkeypatch.setattr(results, "STALE", -2)
+    analysis.statistics(atlas, layers=[1])  # another question: what the first one published stays, and what it did not
+    assert cut in places(tmp_path / "a.zarr")
+    (question,) = (tmp_path / "a.zarr/analysis").glob(f"{cut.partition('.')[0]}")
+    rename = question.with_name("aside")
+    question.rename(rename)  # as if nobody had asked it again
+    analysis.statistics(atlas, layers=[0])
+    assert cut not in places(tmp_path / "a.zarr")
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def places(where: Path) -> set[str]:
+    return {path.name for path in (where / "analysis").iterdir() if results.PLACE.fullmatch(path.name)}
+
+
+def test_a_writer_that_came_second_leaves_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = local(synthetic(seed=1), tmp_path / "a.zarr")
+    kept = analysis.statistics(atlas).attrs["kept"]
+    parameters = json.loads(analysis.saved_results(atlas)[kept]["parameters"])
+    again = results.keep_result(atlas, "survey", parameters, xr.Dataset({"x": 1.0}, attrs={"question": "survey"}))
+    assert len(places(tmp_path / "a.zarr")) == 2, "a reader may still be at the first"
+    monkeypatch.setattr(results, "STALE", -2)
+    last = results.keep_result(atlas, "survey", parameters, xr.Dataset({"x": 2.0}, attrs={"question": "survey"}))
+    assert {f"analysis/{name}" for name in places(tmp_path / "a.zarr")} == {again.attrs["kept"], last.attrs["kept"]}
+    found = results.find_result(atlas, "survey", parameters)
+    assert found is not None
+    assert float(found.x) == 2
+
+
+def ask_many(where: str, times: int, problems: list[str]) -> None:
+    """Ask the same again and again as one who has just opened the atlas; every answer must be whole."""
+    for i in range(times):
+        atlas = attlas.open_atlas(where)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            answer = analysis.statistics(atlas, layers=[i % 2], workers=1)
+        missing = [quantity.name for quantity in statistic_quantities(SurveyOptions()) if quantity.name not in answer]
+        if missing or answer.entropy.isnull().any() or any("not kept" in str(one.message) for one in caught):
+            problems.append(f"ask {i}: {missing}, {[str(one.message) for one in caught]}")
+
+
+def clear(where: Path, times: int) -> None:
+    """Take the names of answers away, so that askers write again."""
+    for _ in range(times):
+        for path in (where / "analysis").glob("survey-*"):
+            if results.QUESTION.fullmatch(path.name):
+                (path / "zarr.json").unlink(missing_ok=True)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_many_askers_at_once_never_spoil_an_answer(tmp_path: Path, processes: bool) -> None:
+    where = tmp_path / "a.zarr"
+    local(synthetic((20, 12), seed=1), where)
+    problems: list[str] = []
+    if processes:
+        code = (
+            "import sys; from tests.jobs.test_results import ask_many; found = []; "
+            "ask_many(sys.argv[1], 40, found); sys.exit('\\n'.join(found))"
+        )
+        askers = [subprocess.Popen([sys.executable, "-c", code, str(where)], cwd=ROOT) for _ in range(2)]
+        while any(asker.poll() is None for asker in askers):
+            clear(where, 1)
+        assert [asker.returncode for asker in askers] == [0, 0]
+    else:
+        with ThreadPoolExecutor(9) as pool:
+            done = [pool.submit(ask_many, str(where), 40, problems) for _ in range(8)]
+            while not all(one.done() for one in done):
+                clear(where, 1)
+            for one in done:
+                one.result()
+    assert problems == []
+    atlas = attlas.open_atlas(where)
+    for layer in (0, 1):
+        kept, whole = (analysis.statistics(atlas, layers=[layer], save=save) for save in (True, False))
+        assert set(kept.data_vars) == set(whole.data_vars)
+        for name in whole.data_vars:
+            np.testing.assert_allclose(kept[name], whole[name], rtol=1e-6, err_msg=str(name))
 
 
 def test_an_atlas_that_cannot_be_written_still_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from attlas.analysis.survey import Asked, interval, plan_survey, survey_atlas
 from attlas.errors import InputError
+from attlas.jobs.choices import Choices
+from attlas.jobs.labels import interval
 from attlas.jobs.sampling import draw
-from tests.analysis.test_statistics import write
+from attlas.jobs.survey import plan_survey
+from tests.analysis.test_statistics import survey, write
 from tests.storage.synthetic import synthetic
 
 SEEDS = 200
@@ -23,11 +25,8 @@ def intervals() -> tuple[xr.Dataset, list[xr.Dataset]]:
     made = synthetic((260, 140, 200, 180, 120, 300), seed=7, layers=(0,), heads=4, block=512, pack_tokens=1200)
     atlas = write(made, "coverage")
     limits = (0.001, 0.01, 0.1)
-    found = [
-        survey_atlas(atlas, Asked(sample=240, seed=seed, thresholds=limits), save=False, workers=1)
-        for seed in range(SEEDS)
-    ]
-    return survey_atlas(atlas, Asked(thresholds=limits), save=False), found
+    found = [survey(atlas, sample=240, seed=seed, thresholds=limits, save=False, workers=1) for seed in range(SEEDS)]
+    return survey(atlas, thresholds=limits, save=False), found
 
 
 def test_intervals_hold_the_exact_value(intervals: tuple[xr.Dataset, list[xr.Dataset]]) -> None:
@@ -65,13 +64,12 @@ def test_estimates_are_unbiased(intervals: tuple[xr.Dataset, list[xr.Dataset]]) 
 
 def test_a_sample_does_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     atlas = write(synthetic((150, 90, 200, 31), seed=8), "cuts")
-    asked = Asked(sample=100, seed=3)
-    whole = survey_atlas(atlas, asked, save=False)
+    whole = survey(atlas, sample=100, seed=3, save=False)
     monkeypatch.setattr("attlas.jobs.blocks.BLOCK_ROWS", 64)
     monkeypatch.setattr("attlas.jobs.blocks.SAMPLED_ROWS", 7)
-    assert plan_survey(atlas, asked)[0].blocks > 30
+    assert plan_survey(atlas, Choices(sample=100, seed=3)).plan.count > 30
     for workers in (1, 3):
-        cut = survey_atlas(atlas, asked, save=False, workers=workers)
+        cut = survey(atlas, sample=100, seed=3, save=False, workers=workers)
         for name in whole.data_vars:
             if whole[name].dtype.kind == "f":
                 np.testing.assert_allclose(cut[name], whole[name], rtol=1e-6, atol=1e-7, err_msg=str(name))
@@ -79,14 +77,14 @@ def test_a_sample_does_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.Mon
 
 def test_seeds_differ_and_repeat() -> None:
     atlas = write(synthetic((150, 90, 200), seed=9), "seeds")
-    one, same, other = (survey_atlas(atlas, Asked(sample=60, seed=seed), save=False).entropy for seed in (1, 1, 2))
+    one, same, other = (survey(atlas, sample=60, seed=seed, save=False).entropy for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert (np.abs(one - other) > 1e-6).all()
 
 
 def test_a_sample_of_everything_is_exact() -> None:
     atlas = write(synthetic((40, 30), seed=9), "everything")
-    everything, exact = (survey_atlas(atlas, Asked(sample=sample), save=False) for sample in (70, None))
+    everything, exact = (survey(atlas, sample=sample, save=False) for sample in (70, None))
     xr.testing.assert_identical(everything, exact)
 
 
@@ -105,4 +103,4 @@ def test_drawn_rows_stand_for_all_rows(sizes: tuple[int, ...], count: int) -> No
 
 def test_too_small_a_sample_is_refused() -> None:
     with pytest.raises(InputError, match="4 or more"):
-        Asked(sample=3)
+        Choices(sample=3)

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from zarr.storage import MemoryStore
 
 import attlas
-from attlas.analysis.ask import head_roles, statistics
+from attlas.analysis.head_roles import head_roles, leading_heads
 from attlas.errors import InputError
-from attlas.jobs.corpus import find_corpus
-from attlas.storage import Atlas
 
-__all__ = ["EPSILON", "REPEATED", "probe_heads", "repeated_documents", "sink_metric"]
+__all__ = ["PROBES", "REPEATED", "probe_heads", "repeated_documents", "summarise_probe"]
 
 REPEATED = "repeat-"
-EPSILON, SINK_TOKENS = 0.3, 64
+PROBES = ("previous", "duplicate", "induction", "prefix_matching")
+"""Scores of the answer, each with its `..._baseline`."""
 
 
 def repeated_documents(
@@ -54,64 +54,47 @@ def probe_heads(model: Any, *, length: int = 100, count: int = 2, seed: int = 0,
     prefixes = repeated_documents(vocabulary, length=25, repeats=4, count=count, seed=seed + 1)
     ids = [f"{REPEATED}{i}" for i in range(count)] + [f"prefix-{i}" for i in range(count)]
     atlas = attlas.capture(
-        model, [one.tolist() for one in (*stripes, *prefixes)], "memory://attlas-probe", ids=ids, overwrite=True,
+        model, [one.tolist() for one in (*stripes, *prefixes)], MemoryStore(), ids=ids,
         **{"dtype": "float32"} | options,
     )  # fmt: skip
     if "self" not in atlas.kinds:
         raise InputError(f"the probe is for models of self-attention, and this one has {', '.join(atlas.kinds)}")
-    found: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
     for name, offset in (("previous", 1), ("duplicate", length), ("induction", length - 1)):
         weight = np.mean([_diagonal(atlas[f"{REPEATED}{i}"], offset) for i in range(count)], axis=0)
         rows = np.arange(offset, 2 * length)
-        found[name] = (
+        variables[name] = (
             ("layer", "head"), weight,
             {"long_name": f"mean weight on the key {offset} tokens before", "units": "1"},
         )  # fmt: skip
-        found[f"{name}_baseline"] = ((), float(np.mean(1 / (rows + 1))), {"units": "1"})
+        variables[f"{name}_baseline"] = ((), float(np.mean(1 / (rows + 1))), {"units": "1"})
     roles = head_roles(atlas, documents=[f"prefix-{i}" for i in range(count)], save=False)
-    found["prefix_matching"] = (
+    variables["prefix_matching"] = (
         ("layer", "head"), roles.role_score.sel(role="induction").values,
         {"long_name": "mean weight on tokens that follow an earlier copy of the query's token", "units": "1"},
     )  # fmt: skip
     baseline = roles.role_baseline.sel(role="induction").mean()
-    found["prefix_matching_baseline"] = ((), float(baseline), {"units": "1"})
+    variables["prefix_matching_baseline"] = ((), float(baseline), {"units": "1"})
     page = atlas[f"{REPEATED}0"]
     return xr.Dataset(
-        found,
+        variables,
         {"layer": page["layer"].values, "head": page["head"].values},
         {"question": "probe", "model": str(atlas.model.get("name")), "length": length, "count": count, "seed": seed},
     )
 
 
-def sink_metric(atlas: Atlas, *, epsilon: float = EPSILON, tokens: int = SINK_TOKENS) -> xr.Dataset:
-    """The sink metric of Gu et al. 2024 (arXiv 2410.10781): the share of heads, over all layers, whose mean weight on
-    the first token is more than `epsilon`, averaged over documents; each document by its first `tokens` tokens.
-
-    sink(document): of each document. sink_of_layer(layer): of each layer, averaged over documents.
-    first(layer, head): the mean weight itself. Raises InputError where a document is shorter.
-    """
-    corpus = find_corpus(atlas)
-    short = next((i for i, rows in enumerate(corpus.queries_D) if rows < tokens), None)
-    if short is not None or corpus.chosen:
-        rows = f"has {corpus.queries_D[short or 0]} query rows"
-        raise InputError(f"document {corpus.ids[short or 0]!r} {rows}, and the metric is of the first {tokens}")
-    if (corpus.queries_D == tokens).all():  # one job over all documents
-        found = statistics(atlas, names=["first_share"], save=False)
-        means = found["first_share" if len(corpus.ids) == 1 else "document_first_share"].values
-        means = means[None] if means.ndim == 2 else means
-    else:
-        first = (atlas[name].first_weight.isel(query=slice(0, tokens)) for name in corpus.ids)
-        means = np.array([one.mean("query").values for one in first])
-    above = means > epsilon
-    return xr.Dataset(
-        {
-            "sink": ("document", above.mean(axis=(1, 2)), {"long_name": "share of heads above epsilon", "units": "1"}),
-            "sink_of_layer": ("layer", above.mean(axis=(0, 2)), {"units": "1"}),
-            "first": (("layer", "head"), means.mean(axis=0), {"long_name": "mean weight on the first token"}),
-        },
-        {"document": list(corpus.ids), "layer": list(corpus.layer_labels), "head": list(corpus.heads)},
-        {"question": "sink metric", "epsilon": epsilon, "tokens": tokens},
-    )
+def summarise_probe(probed: xr.Dataset, count: int) -> dict[str, dict[str, Any]]:
+    """score -> its baseline, and the `count` leading heads."""
+    return {
+        name: {
+            "baseline": float(probed[f"{name}_baseline"]),
+            "leading": [
+                {"layer": layer, "head": head, "score": score}
+                for layer, head, score in leading_heads(probed[name], count)
+            ],
+        }
+        for name in PROBES
+    }
 
 
 def _diagonal(page: xr.Dataset, offset: int) -> NDArray[np.float64]:

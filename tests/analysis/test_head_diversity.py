@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 
 from attlas import analysis
-from attlas.analysis.diversity import cluster_members, effective_number
+from attlas.analysis.head_diversity import cluster_members, effective_number
 from attlas.engine.kernels.divergence import shannon_distances
 from attlas.errors import TierError
 from attlas.storage import open_atlas

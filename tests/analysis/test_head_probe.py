@@ -7,7 +7,7 @@ import pytest
 
 import attlas
 from attlas import analysis
-from attlas.analysis.probe import repeated_documents
+from attlas.analysis.head_probe import repeated_documents
 from attlas.errors import InputError
 from tests import oracle
 from tests.analysis import brute

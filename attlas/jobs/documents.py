@@ -1,4 +1,4 @@
-"""Statistics of single documents: told within a block where they lie whole in it, joined behind it where they do not.
+"""Quantities of single documents: computed within a block where they lie whole in it, behind it where they do not.
 
 Suffixes: U documents or replicates, H heads.
 """
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.analysis.question import Question
 from attlas.jobs.blocks import Block
 from attlas.jobs.features import Sums, joined
+from attlas.jobs.quantity import Quantity
 
-__all__ = ["DocumentSums", "DocumentValues", "join_documents", "split_documents"]
+__all__ = ["DocumentSums", "DocumentValues", "compute", "join_documents", "split_documents"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+_Quantities = tuple[Quantity, ...]
 
 AT_ONCE = 64
 
@@ -43,40 +44,47 @@ class DocumentSums:
     own_number: Indices
 
 
+def compute(quantities: _Quantities, sums: Sums) -> dict[str, Floats]:
+    """name -> (U, H, ...) of each."""
+    return {quantity.name: quantity.compute(sums) for quantity in quantities}
+
+
 def split_documents(
-    question: Question, block: Block, documents: Sums, own: Sums | None, own_of: tuple[Indices, Indices] | None
+    quantities: _Quantities, block: Block, documents: Sums, own: Sums | None, own_of: tuple[Indices, Indices] | None
 ) -> tuple[DocumentValues, DocumentSums]:
-    """Tell of the documents that are whole in the block; hand on the sums of the others."""
+    """The quantities of documents that are whole in the block; the sums of the others."""
     number, owner = (np.zeros(0, dtype=np.int64),) * 2 if own_of is None else (own_of[1], own_of[0])
     if block.drawn is not None and not block.drawn.by_document:  # too few rows of each to tell of it
         none = DocumentValues(document_U=np.zeros(0, dtype=np.int64), values={}, errors={})
         return none, _part(block, documents, own, owner, number, np.zeros(0, dtype=np.int64))
     whole = np.flatnonzero(block.whole_D)
     cut = np.flatnonzero(~block.whole_D)
-    told = _tell(question, _part(block, documents, own, owner, number, whole))
-    return told, _part(block, documents, own, owner, number, cut)
+    values = _values(quantities, _part(block, documents, own, owner, number, whole))
+    return values, _part(block, documents, own, owner, number, cut)
 
 
-def join_documents(question: Question, whole: Sequence[DocumentValues], cut: Sequence[DocumentSums]) -> DocumentValues:
+def join_documents(
+    quantities: _Quantities, whole: Sequence[DocumentValues], cut: Sequence[DocumentSums]
+) -> DocumentValues:
     """All documents of a layer, in the order of the corpus."""
-    found = list(whole)
+    known = list(whole)
     some = [part for part in cut if len(part.document_U)]
     if some:
         number_U = np.unique(np.concatenate([part.document_U for part in some]))
-        sums = Sums.zeros(question.features, len(number_U), some[0].sums.heads_UHF.shape[1])
+        sums = Sums.zeros(some[0].sums.features, len(number_U), some[0].sums.heads_UHF.shape[1])
         for part in some:
             for i, document in enumerate(part.document_U):
                 sums.add(part.sums.take(slice(i, i + 1)), int(np.searchsorted(number_U, document)))
-        found.append(_tell(question, _joined(sums, number_U, some)))
-    found = [part for part in found if len(part.document_U)]
-    if not found:
+        known.append(_values(quantities, _joined(sums, number_U, some)))
+    known = [part for part in known if len(part.document_U)]
+    if not known:
         return DocumentValues(document_U=np.zeros(0, dtype=np.int64), values={}, errors={})
-    document_U = np.concatenate([part.document_U for part in found])
+    document_U = np.concatenate([part.document_U for part in known])
     order = np.argsort(document_U)
     return DocumentValues(
         document_U=document_U[order],
-        values={name: np.concatenate([part.values[name] for part in found])[order] for name in found[0].values},
-        errors={name: np.concatenate([part.errors[name] for part in found])[order] for name in found[0].errors},
+        values={name: np.concatenate([part.values[name] for part in known])[order] for name in known[0].values},
+        errors={name: np.concatenate([part.errors[name] for part in known])[order] for name in known[0].errors},
     )
 
 
@@ -106,29 +114,29 @@ def _part(
     )  # fmt: skip
 
 
-def _tell(question: Question, found: DocumentSums) -> DocumentValues:
-    """Statistics and standard errors, AT_ONCE documents at a time."""
+def _values(quantities: _Quantities, documents: DocumentSums) -> DocumentValues:
+    """Quantities and standard errors, AT_ONCE documents at a time."""
     values: list[dict[str, Floats]] = []
     errors: list[dict[str, Floats]] = []
-    for begin in range(0, len(found.document_U), AT_ONCE):
+    for begin in range(0, len(documents.document_U), AT_ONCE):
         part = slice(begin, begin + AT_ONCE)
-        sums, number_U = found.sums.take(part), found.document_U[part]
-        values.append(question.values(sums, of_documents=True))
-        if found.own is not None:
-            errors.append(_errors(question, found, sums, number_U))
-    return DocumentValues(document_U=found.document_U, values=_stacked(values), errors=_stacked(errors))
+        sums, number_U = documents.sums.take(part), documents.document_U[part]
+        values.append(compute(quantities, sums))
+        if documents.own is not None:
+            errors.append(_errors(quantities, documents, sums, number_U))
+    return DocumentValues(document_U=documents.document_U, values=_stacked(values), errors=_stacked(errors))
 
 
-def _errors(question: Question, found: DocumentSums, sums: Sums, number_U: Indices) -> dict[str, Floats]:
-    assert found.own is not None
-    mine = np.flatnonzero(np.isin(found.own_document, number_U))
-    unit = np.searchsorted(number_U, found.own_document[mine])
-    still = sums.coarse()
-    moved = question.values(still.take(unit).shifted(found.own.take(mine)), of_documents=True)
+def _errors(quantities: _Quantities, documents: DocumentSums, sums: Sums, number_U: Indices) -> dict[str, Floats]:
+    assert documents.own is not None
+    mine = np.flatnonzero(np.isin(documents.own_document, number_U))
+    unit = np.searchsorted(number_U, documents.own_document[mine])
+    coarse = sums.coarse()
+    replicated = compute(quantities, coarse.take(unit).shifted(documents.own.take(mine)))
     out = {}
-    for name, value in question.values(still, of_documents=True).items():
+    for name, value in compute(quantities, coarse).items():
         squared = np.zeros_like(value)
-        np.add.at(squared, unit, (moved[name] - value[unit]) ** 2)
+        np.add.at(squared, unit, (replicated[name] - value[unit]) ** 2)
         out[name] = np.sqrt(squared)
     return out
 

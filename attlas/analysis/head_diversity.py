@@ -5,6 +5,9 @@ Suffixes: P heads of all layers (members), H heads of one layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +16,25 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
-from attlas.analysis.pairs import Pairs, finish_pairs, measure_pairs, plan_pairs
-from attlas.analysis.survey import Asked, plan_survey, shard_tokens, survey_atlas
+from attlas.analysis.head_pairs import HeadPairs, Pairs, plan_pairs
 from attlas.errors import TierError
-from attlas.jobs.load import source_of
-from attlas.jobs.results import find_result, keep_result
-from attlas.jobs.schedule import run_groups, workers_of
-from attlas.progress import Report
+from attlas.jobs.blocks import Plan
+from attlas.jobs.labels import described, error_of
+from attlas.jobs.layer import LayerValues
+from attlas.jobs.questions import question
+from attlas.jobs.reduction import Execution, Job, run_job
+from attlas.jobs.schedule import Moved
+from attlas.jobs.survey import OFFERS, Offer, parse_survey, survey_atlas
 from attlas.storage import Atlas
 
-__all__ = ["PAIR_ROWS", "cluster_members", "effective_number", "measure_diversity"]
+__all__ = [
+    "PAIR_ROWS",
+    "cluster_members",
+    "effective_number",
+    "head_diversity",
+    "plan_head_diversity",
+    "summarise_diversity",
+]
 
 Floats = NDArray[np.float64]
 
@@ -32,37 +44,69 @@ PAIR_ROWS = 64
 MOST_CLUSTERS = 12
 
 
-def measure_diversity(
+def head_diversity(
     atlas: Atlas,
-    asked: Asked,
     *,
     pair_rows: int = PAIR_ROWS,
     scheduler: str = "threads",
     workers: int | None = None,
     save: bool = True,
-    progress: Report | None = None,
+    progress: Moved | None = None,
+    **choices: Any,
 ) -> xr.Dataset:
-    """See `attlas.analysis.head_diversity`."""
-    survey = survey_atlas(atlas, asked, scheduler=scheduler, workers=workers, save=save, progress=progress)
+    """How alike heads are, within layers and across them.
+
+    >>> alike = attlas.analysis.head_diversity(atlas)
+    >>> alike.diversity.sel(layer=3).item(), alike.effective_heads.sel(layer=3).item()
+    (0.601, 3.19)
+
+    similarity(layer, head, head_other): cosine over all visible cells, exact unless `sample` is given.
+    diversity(layer): 1 - the mean of it over pairs. effective_heads(layer): effective number of heads.
+    member_similarity, distance (member, member_other): heads of all layers against one another, on `pair_rows` sampled
+    query rows; distance is the mean Jensen-Shannon distance. cluster, dendrogram_order, merges, plane: clusters by
+    average linkage on it, their order, and metric MDS. member_layer and member_head say which head a member is.
+    Choices and errors as `statistics`.
+    """
+    execution = Execution(scheduler=scheduler, workers=workers, save=save, progress=progress)
+    survey = survey_atlas(atlas, *parse_survey(choices), execution)
     if "similarity" not in survey:
         raise TierError(
             f"{atlas.name} keeps row statistics summed over packs, which hold other documents beside those chosen: "
             'take all documents, or capture it again with keep="factors"'
         )
-    kind = str(survey.attrs["kind"])
-    parameters = asked.parameters(kind) | {"pair_rows": pair_rows, "pair_seed": asked.seed}
-    found = find_result(atlas, "diversity", parameters)
-    if found is not None:
-        return found
-    result = _within(survey)
-    if atlas.keep == "statistics":
-        result.attrs["left_out"] = "heads of different layers are compared only from factors"
-    elif survey.sizes["layer"] * survey.sizes["head"] > 1:
-        pairs = _all_pairs(atlas, asked, pair_rows, scheduler, workers, progress)
-        result = result.merge(_across(survey, pairs, asked.seed), combine_attrs="override")
-        result.attrs["pair_rows"] = pair_rows
-    result.attrs["question"] = "diversity"
-    return keep_result(atlas, "diversity", parameters, result) if save else result
+    job = plan_head_diversity(atlas, pair_rows=pair_rows, **choices)
+    return run_job(atlas, replace(job, describe=partial(_describe, survey, job.plan, pair_rows)), execution)
+
+
+@question("head_diversity")
+def plan_head_diversity(atlas: Atlas, *, pair_rows: int = PAIR_ROWS, **choices: Any) -> Job:
+    """The job that compares heads of all layers; those of a layer are compared by the survey, beside statistics."""
+    rows, options = parse_survey(choices)
+    corpus = rows.corpus(atlas)
+    parameters = rows.parameters(corpus.kind) | options.parameters()
+    plan = plan_pairs(atlas, corpus, pair_rows, rows.seed)
+
+    def describe(pairs: Sequence[Pairs]) -> xr.Dataset:
+        return _describe(survey_atlas(atlas, rows, options), plan, pair_rows, pairs)
+
+    return Job(
+        question="diversity", parameters=parameters | {"pair_rows": pair_rows, "pair_seed": rows.seed}, plan=plan,
+        reduction=HeadPairs(corpus=corpus), describe=describe, from_factors=atlas.keep != "statistics",
+    )  # fmt: skip
+
+
+def summarise_diversity(diversity: xr.Dataset) -> list[dict[str, Any]]:
+    """Of each layer its index, its diversity (None where it has one head), and its effective number of heads."""
+    return [
+        {
+            "layer": int(layer),
+            "diversity": None if np.isnan(value) else float(value),
+            "effective_heads": float(number),
+        }
+        for layer, value, number in zip(
+            diversity["layer"].values, diversity.diversity.values, diversity.effective_heads.values, strict=True
+        )
+    ]
 
 
 def effective_number(similarity_HH: Floats) -> float:
@@ -95,6 +139,17 @@ def cluster_members(distance_PP: Floats) -> tuple[NDArray[np.int64], NDArray[np.
     return clusters, leaves_list(merges).astype(np.int64), merges
 
 
+def _describe(survey: xr.Dataset, plan: Plan, pair_rows: int, pairs: Sequence[Pairs]) -> xr.Dataset:
+    result = _within(survey)
+    if pairs:
+        result = result.merge(_across(survey, pairs[0], plan.seed), combine_attrs="override")
+        result.attrs["pair_rows"] = pair_rows
+    elif survey.attrs["source"] != "factors":
+        result.attrs["left_out"] = "heads of different layers are compared only from factors"
+    result.attrs["question"] = "diversity"
+    return result
+
+
 def _within(survey: xr.Dataset) -> xr.Dataset:
     similarity = survey.similarity.values
     heads = similarity.shape[1]
@@ -102,36 +157,19 @@ def _within(survey: xr.Dataset) -> xr.Dataset:
     diversity = np.array([1 - one[apart].mean() if heads > 1 else np.nan for one in similarity])
     number = np.array([effective_number(one) for one in similarity])
     names = ["similarity", *(["similarity_error"] if "similarity_error" in survey else [])]
-    told = {
+    of_layers = {
         "diversity": (
-            "layer", diversity,
-            {"long_name": "1 - mean cosine similarity of two different heads of the layer", "units": "1"},
+            "layer", diversity, described("1 - mean cosine similarity of two different heads of the layer", "1")
         ),
         "effective_heads": (
-            "layer", number,
-            {"long_name": "exp(entropy of the eigenvalues of similarity / heads), a Vendi score", "units": "1"},
+            "layer", number, described("exp(entropy of the eigenvalues of similarity / heads), a Vendi score", "1")
         ),
     }  # fmt: skip
-    result = survey[names].assign(told)
+    result = survey[names].assign(of_layers)
     result.attrs = {
         name: value for name, value in survey.attrs.items() if name not in {"reused", "kept", "parameters", "made"}
     }
     return result
-
-
-def _all_pairs(
-    atlas: Atlas, asked: Asked, rows: int, scheduler: str, workers: int | None, progress: Report | None
-) -> Pairs:
-    plan, _ = plan_survey(atlas, asked)
-    corpus = plan.corpus
-    blocks, _ = plan_pairs(corpus, rows, asked.seed, shard_tokens(atlas, corpus.kind))
-    at_once = workers_of(scheduler, workers)
-    tasks = [(measure_pairs, (block, corpus, at_once)) for block in blocks]
-    found = run_groups(
-        [(tasks, finish_pairs, ())], source_of(atlas), scheduler=scheduler, workers=workers, progress=progress
-    )
-    assert isinstance(found[0], Pairs)
-    return found[0]
 
 
 def _across(survey: xr.Dataset, pairs: Pairs, seed: int) -> xr.Dataset:
@@ -182,11 +220,11 @@ def _across(survey: xr.Dataset, pairs: Pairs, seed: int) -> xr.Dataset:
         "member_layer": ("member", both, {"long_name": "the model's layer index"}),
         "member_head": ("member", np.tile(heads, count), {"long_name": "the model's head index"}),
     }
-    found = xr.Dataset(variables, coords)
-    found["all_effective_heads"] = (
+    across = xr.Dataset(variables, coords)
+    across["all_effective_heads"] = (
         (), effective_number(cosine_PP), {"long_name": "effective number of heads of all layers", "units": "1"}
     )  # fmt: skip
-    return found
+    return across
 
 
 def _plane(distance_PP: Floats, seed: int) -> tuple[Floats, float]:
@@ -200,3 +238,23 @@ def _plane(distance_PP: Floats, seed: int) -> tuple[Floats, float]:
     )
     place: Floats = scale.fit_transform(square)
     return place, float(scale.stress_)
+
+
+def _label_similarity(plan: Plan, layers: Sequence[LayerValues]) -> dict[str, Any]:
+    """The survey's Gram matrices as similarity of the heads of a layer."""
+    similarity = np.stack([layer.similarity_HH for layer in layers])
+    if np.isnan(similarity).all():
+        return {}
+    dims = ("layer", "head", "head_other")
+    what = described("cosine similarity of two heads' weights over all visible cells", "1")
+    variables: dict[str, Any] = {
+        "head_other": ("head_other", list(plan.corpus.heads), {"long_name": "the model's head index"}),
+        "similarity": (dims, similarity, what),
+    }  # fmt: skip
+    if plan.sample is not None:
+        errors = np.stack([one for one in (layer.similarity_errors_HH for layer in layers) if one is not None])
+        variables["similarity_error"] = (dims, errors, error_of("similarity", "1"))
+    return variables
+
+
+OFFERS["head_diversity"] = Offer(label=_label_similarity)

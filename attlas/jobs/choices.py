@@ -1,0 +1,61 @@
+"""What may be chosen of the rows that a job looks at; everything else follows from the atlas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from attlas.errors import InputError
+from attlas.jobs.corpus import Corpus, find_corpus
+from attlas.storage import Atlas
+
+__all__ = ["Choices", "parse_choices"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """Rows of an atlas.
+
+    documents, layers: None for all. sample: query rows of each layer and head; None for all rows, exactly. seed: of the
+    sample. confidence: of the intervals of a sample.
+    """
+
+    kind: str | None = None
+    documents: tuple[str, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    sample: int | None = None
+    seed: int = 0
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise InputError(f"confidence is {self.confidence}: give a share between 0 and 1")
+        if self.sample is not None and self.sample < 4:
+            raise InputError(f"a sample of {self.sample} rows tells nothing of its error: take 4 or more")
+
+    def corpus(self, atlas: Atlas) -> Corpus:
+        """The rows chosen; raises InputError where one is not there."""
+        return find_corpus(atlas, kind=self.kind, documents=self.documents, layers=self.layers)
+
+    def parameters(self, kind: str) -> dict[str, Any]:
+        """What an answer about these rows of a kind depends on."""
+        chosen: dict[str, Any] = {
+            "kind": kind,
+            "documents": None if self.documents is None else list(self.documents),
+            "layers": None if self.layers is None else list(self.layers),
+            "sample": self.sample,
+        }
+        return chosen | ({} if self.sample is None else {"seed": self.seed, "confidence": self.confidence})
+
+
+def parse_choices(given: dict[str, Any], *, beside: tuple[str, ...] = ()) -> Choices:
+    """Choices from keywords; raises InputError for a name that is neither one of them nor `beside` them."""
+    known = Choices.__dataclass_fields__
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        raise InputError(f"there is no choice {unknown!r}: choose of {', '.join((*known, *beside))}")
+    chosen = dict(given)
+    for name in ("documents", "layers"):
+        if chosen.get(name) is not None:
+            chosen[name] = tuple(chosen[name])
+    return Choices(**chosen)

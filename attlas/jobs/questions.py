@@ -1,0 +1,47 @@
+"""Every question by its name, so that whatever lists, plans or explains questions needs to know none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attlas.errors import InputError
+from attlas.jobs.reduction import Explanation, Job, explain_job
+from attlas.storage import Atlas
+
+__all__ = ["QUESTIONS", "explain", "question"]
+
+Planner = Callable[..., Job]
+
+QUESTIONS: dict[str, Planner] = {}
+"""name -> the function (atlas, **choices) that decides its job; filled by the analyses when they are imported."""
+
+
+def question(name: str) -> Callable[[Planner], Planner]:
+    """Mark the function that decides a question's job."""
+
+    def mark(planner: Planner) -> Planner:
+        QUESTIONS[name] = planner
+        return planner
+
+    return mark
+
+
+def explain(
+    atlas: Atlas,
+    question: str = "statistics",
+    *,
+    workers: int | None = None,
+    scheduler: str = "threads",
+    **choices: Any,
+) -> Explanation:
+    """What a question would do with the same choices, before it runs; reads small columns alone.
+
+    >>> attlas.analysis.explain(atlas, "statistics", sample=60).rows
+    60
+
+    Raises InputError where there is no such question or choice.
+    """
+    if question not in QUESTIONS:
+        raise InputError(f"there is no question {question!r}: choose of {', '.join(QUESTIONS)}")
+    return explain_job(atlas, QUESTIONS[question](atlas, **choices), scheduler=scheduler, workers=workers)
