@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.engine.kernels.divergence import shannon_distances
-from attlas.engine.kernels.reference import weights
 from attlas.jobs.blocks import Block, Plan, layer_blocks, read_bytes
 from attlas.jobs.corpus import Corpus
 from attlas.jobs.layer import cosine
-from attlas.jobs.load import Source, load_factors, load_rows
+from attlas.jobs.load import Source
 from attlas.jobs.rows_job import factor_bytes, shard_tokens
 from attlas.jobs.sampling import draw
+from attlas.jobs.weights import block_weights
 from attlas.storage import Atlas
 
 __all__ = ["HeadPairs", "Pairs", "plan_pairs"]
@@ -109,14 +109,16 @@ def _compare(source: Source, block: Block, corpus: Corpus) -> PairSums:
     drawn = block.drawn
     assert drawn is not None
     of_layers = [
-        _weights(source, block, layer, label) for layer, label in zip(corpus.layers, corpus.layer_labels, strict=True)
+        block_weights(source, replace(block, layer=layer, label=label))
+        for layer, label in zip(corpus.layers, corpus.layer_labels, strict=True)
     ]
-    low, high = min(begin for _, begin in of_layers), max(begin + a_HRK.shape[2] for a_HRK, begin in of_layers)
+    low = min(rows.low for _, rows in of_layers)
+    high = max(rows.low + rows.keys for _, rows in of_layers)
     pairs = len(corpus.layers) * len(corpus.heads)
     a_PRK = np.zeros((pairs, len(block.row_R), high - low), dtype=np.float32)
-    for i, (a_HRK, begin) in enumerate(of_layers):
+    for i, (a_HRK, rows) in enumerate(of_layers):
         place = slice(i * len(corpus.heads), (i + 1) * len(corpus.heads))
-        a_PRK[place, :, begin - low : begin - low + a_HRK.shape[2]] = a_HRK
+        a_PRK[place, :, rows.low - low : rows.low - low + rows.keys] = a_HRK
     of_layers.clear()
     gram_PP, distance_PP = np.zeros((pairs, pairs)), np.zeros((pairs, pairs))
     gram_UPP, distance_UPP = (np.zeros((GROUPS, pairs, pairs), dtype=np.float32) for _ in range(2))
@@ -134,17 +136,3 @@ def _compare(source: Source, block: Block, corpus: Corpus) -> PairSums:
         gram_PP=gram_PP, distance_PP=distance_PP, replicate_gram_UPP=gram_UPP, replicate_distance_UPP=distance_UPP,
         rows=float(drawn.weight_R.sum()),
     )  # fmt: skip
-
-
-def _weights(source: Source, block: Block, layer: int, label: int) -> tuple[NDArray[np.float32], int]:
-    """(H, R, K) weights of the block's rows in one layer, and the key its first column stands for."""
-    here = replace(block, layer=layer, label=label)
-    rows = load_rows(source, here)
-    q_HRD, k_GMD, lse_HR = load_factors(source, here, rows)
-    own_R = rows.facts.own_N
-    a_HRK = weights(
-        q_HRD, k_GMD, lse_HR, source.rule(block.documents.kind, label, layer), start_Q=rows.start_R,
-        stop_Q=rows.stop_R, query_positions_Q=rows.start_R if own_R is None else own_R,
-        key_positions_K=np.arange(rows.keys),
-    )  # fmt: skip
-    return a_HRK.numpy(), rows.low

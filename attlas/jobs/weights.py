@@ -1,0 +1,28 @@
+"""The weights themselves of a block's rows, for questions that no pass of a kernel sums for them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attlas.engine.kernels.reference import weights
+from attlas.jobs.blocks import Block
+from attlas.jobs.load import BlockRows, Source, load_factors, load_rows
+
+__all__ = ["block_weights"]
+
+
+def block_weights(source: Source, block: Block) -> tuple[NDArray[np.float32], BlockRows]:
+    """(H, R, M) weights of the block's rows on the keys from `rows.low` on, 0 where a row does not see; and the rows.
+
+    Memory: H x R x M float32, so it is for blocks of a few rows, or of documents that are not long.
+    """
+    rows = load_rows(source, block)
+    q_HRD, k_GMD, lse_HR = load_factors(source, block, rows)
+    own_R = rows.facts.own_N
+    a_HRM = weights(
+        q_HRD, k_GMD, lse_HR, source.rule(block.documents.kind, block.label, block.layer), start_Q=rows.start_R,
+        stop_Q=rows.stop_R, query_positions_Q=rows.start_R if own_R is None else own_R,
+        key_positions_K=np.arange(rows.keys),
+    )  # fmt: skip
+    return a_HRM.numpy(), rows
