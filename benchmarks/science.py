@@ -65,7 +65,7 @@ def sinks(model: str, count: int, seed: int) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         atlas = read.capture({"text": read.ids[:4096]}, folder, "long.zarr")
-        share = analysis.statistics(atlas, names=["first_share"]).first_share.mean("head")
+        share = analysis.statistics(atlas, names=["first_weight"]).first_weight.mean("head")
         click.echo("share of attention on the first token, 4,096 tokens of natural text, by layer")
         click.echo("  " + " ".join(f"{float(value):.2f}" for value in share))
         click.echo("sink metric, T = 64, epsilon = 0.3 (Gu et al. 2024): share of heads, mean over texts")

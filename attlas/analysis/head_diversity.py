@@ -23,8 +23,8 @@ from attlas.jobs.labels import described, error_of
 from attlas.jobs.layer import LayerValues
 from attlas.jobs.questions import question
 from attlas.jobs.reduction import Execution, Job, run_job
-from attlas.jobs.schedule import Moved
 from attlas.jobs.survey import OFFERS, Offer, parse_survey, survey_atlas
+from attlas.progress import Report
 from attlas.storage import Atlas
 
 __all__ = [
@@ -51,7 +51,7 @@ def head_diversity(
     scheduler: str = "threads",
     workers: int | None = None,
     save: bool = True,
-    progress: Moved | None = None,
+    progress: Report | None = None,
     **choices: Any,
 ) -> xr.Dataset:
     """How alike heads are, within layers and across them.

@@ -17,9 +17,9 @@ from attlas.jobs.layer import LayerValues
 from attlas.jobs.quantity import Quantity
 from attlas.jobs.questions import question
 from attlas.jobs.reduction import Execution, Job
-from attlas.jobs.schedule import Moved
 from attlas.jobs.survey import OFFERS, Offer, parse_survey, plan_survey, survey_atlas
 from attlas.jobs.survey_rows import LOCAL, OFFSETS
+from attlas.progress import Report
 from attlas.storage import Atlas
 
 __all__ = ["ROLES", "Role", "head_roles", "leading_heads", "leading_role", "plan_head_roles", "summarise_roles"]
@@ -33,7 +33,7 @@ def head_roles(
     scheduler: str = "threads",
     workers: int | None = None,
     save: bool = True,
-    progress: Moved | None = None,
+    progress: Report | None = None,
     **choices: Any,
 ) -> xr.Dataset:
     """Scores of every head in every role: role_score(role, layer, head), with role_threshold and role_baseline.

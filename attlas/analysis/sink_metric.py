@@ -28,8 +28,8 @@ def sink_metric(atlas: Atlas, *, epsilon: float = EPSILON, tokens: int = SINK_TO
         rows = f"has {corpus.queries_D[short or 0]} query rows"
         raise InputError(f"document {corpus.ids[short or 0]!r} {rows}, and the metric is of the first {tokens}")
     if (corpus.queries_D == tokens).all():  # one job over all documents
-        shares = statistics(atlas, names=["first_share"], save=False)
-        means = shares["first_share" if len(corpus.ids) == 1 else "document_first_share"].values
+        shares = statistics(atlas, names=["first_weight"], save=False)
+        means = shares["first_weight" if len(corpus.ids) == 1 else "document_first_weight"].values
         means = means[None] if means.ndim == 2 else means
     else:
         first = (atlas[name].first_weight.isel(query=slice(0, tokens)) for name in corpus.ids)

@@ -10,14 +10,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.engine.kernels.row_statistics import gini_from_histogram, quantiles_from_histogram, share_below
+from attlas.engine.kernels.histogram import gini_from_histogram, quantiles_from_histogram, share_below
+from attlas.engine.kernels.row_statistics import STATISTICS, RowStatistic
 from attlas.errors import InputError, TierError
 from attlas.jobs.features import Sums, ratio
 from attlas.jobs.quantity import MeanOverRows, Quantity
 from attlas.jobs.questions import question
 from attlas.jobs.reduction import Execution, Job
-from attlas.jobs.schedule import Moved
 from attlas.jobs.survey import OFFERS, Offer, SurveyOptions, parse_survey, plan_survey, survey_atlas
+from attlas.progress import Report
 from attlas.storage import Atlas
 
 __all__ = ["plan_statistics", "statistic_quantities", "statistics"]
@@ -32,7 +33,7 @@ def statistics(
     scheduler: str = "threads",
     workers: int | None = None,
     save: bool = True,
-    progress: Moved | None = None,
+    progress: Report | None = None,
     **choices: Any,
 ) -> xr.Dataset:
     """Statistics of every (layer, head), and as `document_...` of every (document, layer, head).
@@ -87,7 +88,7 @@ def _missing(atlas: Atlas, survey: xr.Dataset, name: str) -> str:
 def statistic_quantities(options: SurveyOptions) -> tuple[Quantity, ...]:
     """Every statistic, in the order of the table."""
     return (
-        _mean("entropy", "-sum(a ln a)", "nat"),
+        _mean_of(STATISTICS["entropy"]),
         Quantity(
             name="entropy_std", definition="standard deviation over rows of the entropy", units="nat",
             needs=("entropy", "entropy_squared"),
@@ -130,7 +131,7 @@ def statistic_quantities(options: SurveyOptions) -> tuple[Quantity, ...]:
             name="std_weight", definition="standard deviation of the weights of visible cells", units="1",
             needs=("mass", "squared_sum"), compute=Deviation(mean="mass", squared="squared_sum", count="cells"),
         ),
-        _mean("mean_distance", "sum(a |i - j|)", "token", same_axis=True),
+        _mean_of(STATISTICS["mean_distance"]),
         _mean(
             "position_variance", "the variance of the attended position, sum(a (j - mean)^2) / sum(a)", "token^2"
         ),
@@ -138,13 +139,17 @@ def statistic_quantities(options: SurveyOptions) -> tuple[Quantity, ...]:
             name="weight_by_distance", definition="mean over rows of the weight on keys at these distances |i - j|",
             units="1", needs=("by_distance",), dim="distance", same_axis=True, compute=_by_distance,
         ),
-        _mean("first_weight", "the weight on the document's first token", "1", name="first_share"),
-        _mean("self_weight", "the weight on the query's own position", "1", name="self_share", same_axis=True),
-        _mean(
-            "previous_weight", "the weight on the token before the query", "1", name="previous_share", same_axis=True
-        ),
-        _mean("special_weight", "the weight on the tokenizer's special tokens", "1", name="special_share"),
+        *(_mean_of(statistic) for name, statistic in STATISTICS.items() if statistic.averaged and name not in PLACED),
     )  # fmt: skip
+
+
+PLACED = ("entropy", "mean_distance")
+"""Row statistics whose means have a place of their own in the table; those of others stand at its end."""
+
+
+def _mean_of(statistic: RowStatistic) -> Quantity:
+    """The mean over rows of a row statistic, under its name."""
+    return _mean(statistic.name, statistic.definition, statistic.units, same_axis=statistic.same_axis)
 
 
 def _mean(feature: str, what: str, units: str, *, name: str = "", same_axis: bool = False) -> Quantity:

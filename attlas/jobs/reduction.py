@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import torch
 import xarray as xr
 
+from attlas.engine.kernels.threads import alone
 from attlas.jobs.blocks import Block, Plan
 from attlas.jobs.load import Source, source_of
 from attlas.jobs.results import find_result, keep_result
-from attlas.jobs.schedule import Moved, check_scheduler, run_groups, workers_of
-from attlas.jobs.threads import one_thread
+from attlas.jobs.schedule import check_scheduler, run_groups, workers_of
+from attlas.progress import Report
 from attlas.storage import Atlas
 
 __all__ = ["Execution", "Explanation", "Job", "Reduction", "explain_job", "run_job"]
@@ -51,12 +52,12 @@ class Job:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """Where a job runs. scheduler: "threads", "ray", or the address of a dask scheduler. workers: threads at work here;
-    None for one a core. save: keep the answer in the atlas. progress: told (tasks done, tasks in all)."""
+    None for one a core. save: keep the answer in the atlas. progress: told of every block done."""
 
     scheduler: str = "threads"
     workers: int | None = None
     save: bool = True
-    progress: Moved | None = None
+    progress: Report | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,9 @@ class _Shared:
 
 def _reduce(shared: _Shared, block: Block, workers: int) -> Any:
     """workers: how many tasks run beside one another in this process; with several, each takes one thread."""
-    with one_thread(workers > 1), torch.inference_mode():
+    with torch.inference_mode():
+        if workers > 1:
+            return alone(lambda: shared.reduction.reduce(shared.source, block))
         return shared.reduction.reduce(shared.source, block)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.kernels.survey import distance_edges
 from attlas.errors import InputError
 from attlas.jobs.blocks import Plan
@@ -82,9 +83,13 @@ def plan_survey(atlas: Atlas, choices: Choices, options: SurveyOptions | None = 
         raise InputError(f"{atlas.name} keeps row statistics, from which exact answers are quick: leave --sample out")
     edges = tuple(int(edge) for edge in distance_edges(int(corpus.keys_D.max())))
     sampled = choices.sample is not None and choices.sample < corpus.rows
+    names = statistic_names(same_axis=corpus.same_axis, sinks=corpus.sinks)
+    if stored:
+        group = atlas.root[f"{corpus.kind}/statistics"]
+        names = tuple(name for name in names if name in group)  # type: ignore[operator]
     measure = (
-        StoredRows(counted=corpus.whole_packs) if stored
-        else KernelRows(thresholds=options.thresholds, edges=edges, masses=not sampled)
+        StoredRows(names=names, counted=corpus.whole_packs) if stored
+        else KernelRows(names=names, thresholds=options.thresholds, edges=edges, masses=not sampled)
     )  # fmt: skip
     coords = {
         "threshold": ("threshold", list(options.thresholds), {"long_name": "weight"}),
@@ -112,7 +117,8 @@ def plan_survey(atlas: Atlas, choices: Choices, options: SurveyOptions | None = 
 
     return plan_rows(
         atlas, "survey", choices, measure, [*labelled, *parts], corpus=corpus,
-        parameters=options.parameters(), describe=describe, from_factors=not stored,
+        parameters=options.parameters() | {"statistics": list(names), "analyses": sorted(OFFERS)}, describe=describe,
+        from_factors=not stored,
         of_packs=StoredPacks(kind=corpus.kind, packs=corpus.packs) if stored and corpus.whole_packs else None,
     )  # fmt: skip
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.engine.kernels.row_statistics import FINE_BINS, HISTOGRAM_BINS
-from attlas.engine.kernels.survey import REACH, Survey, copies, survey
+from attlas.engine.kernels.door import survey
+from attlas.engine.kernels.histogram import FINE_BINS, HISTOGRAM_BINS
+from attlas.engine.kernels.survey import REACH, Survey, SurveyMeasure, copies
 from attlas.jobs.blocks import Block
 from attlas.jobs.features import Features, Sums
-from attlas.jobs.load import BlockRows, Source, load_factors, load_rows
+from attlas.jobs.load import BlockRows, Source, load_problem, load_rows
 from attlas.jobs.row_sums import RowValues
 
 __all__ = ["LOCAL", "OFFSETS", "KernelRows", "StoredPacks", "StoredRows"]
@@ -33,19 +34,13 @@ LOCAL = 8
 
 OFFSETS = tuple(range(-REACH, REACH + 1))
 
-ROW_STATISTICS = (
-    "entropy", "max_weight", "first_weight", "self_weight", "previous_weight", "special_weight", "mean_distance",
-    "squared_sum", "duplicate_weight", "induction_weight",
-)  # fmt: skip
-"""Row statistics that are summed as they are, stored or not."""
-
 KERNEL_STATISTICS = ("separator_weight", "position_variance")
 """Those that no atlas stores."""
 
 OF_ROWS = ("entropy_squared", "normalised_entropy", "effective_support", "mass")
 ROLES = ("previous", "self", "sink", "duplicate", "induction")
 KERNEL_ROLES = ("separator", "local")
-STORED_HEADS = (*ROW_STATISTICS, *OF_ROWS, *(f"role_{role}" for role in ROLES))
+STORED_HEADS = (*OF_ROWS, *(f"role_{role}" for role in ROLES))
 PLAIN = (
     "rows", "choices", "cells", "positional_uniform",
     *(f"{role}_{what}" for role in (*ROLES, *KERNEL_ROLES) for what in ("rows", "uniform")),
@@ -55,9 +50,11 @@ PLAIN_VECTORS = (("offset_rows", len(OFFSETS)), ("offset_uniform", len(OFFSETS))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelRows:
-    """Rows measured by the survey kernel. thresholds: weights below each are counted. edges: of the distance bins.
-    masses: whether the weights of each bin of the histogram are added up too, which a sample does not need."""
+    """Rows measured by the survey kernel. names: row statistics to sum. thresholds: weights below each are counted.
+    edges: of the distance bins. masses: whether the weights of each bin of the histogram are added up too, which a
+    sample does not need."""
 
+    names: tuple[str, ...]
     thresholds: tuple[float, ...]
     edges: tuple[int, ...]
     masses: bool
@@ -65,7 +62,7 @@ class KernelRows:
     @property
     def features(self) -> Features:
         return Features(
-            heads=(*STORED_HEADS, *KERNEL_STATISTICS, *(f"role_{role}" for role in KERNEL_ROLES)),
+            heads=(*self.names, *STORED_HEADS, *KERNEL_STATISTICS, *(f"role_{role}" for role in KERNEL_ROLES)),
             head_vectors=(
                 ("offset", len(OFFSETS)), ("argmax_offset", len(OFFSETS)), ("by_distance", len(self.edges) - 1),
                 ("below", len(self.thresholds)),
@@ -75,15 +72,15 @@ class KernelRows:
 
     def measure(self, source: Source, block: Block) -> RowValues:
         rows = load_rows(source, block)
-        q_HRD, k_GMD, lse_HR = load_factors(source, block, rows)
+        problem, lse_HR = load_problem(source, block, rows)
         sampled = block.drawn is not None
-        found = survey(
-            q_HRD, k_GMD, source.rule(block.documents.kind, block.label, block.layer), lse_HN=lse_HR,
-            start_N=rows.start_R, stop_N=rows.stop_R, facts=rows.facts, marked_M=rows.separator_M,
-            edges_T=np.array(self.edges, dtype=np.int64), limit_C=np.array(self.thresholds, dtype=np.float32),
+        measure = SurveyMeasure(
+            names=self.names, marked_M=rows.separator_M, edges_T=np.array(self.edges, dtype=np.int64),
+            limit_C=np.array(self.thresholds, dtype=np.float32),
             group_N=np.arange(len(block.row_R)) if sampled else rows.document_R,
             groups=len(block.row_R) if sampled else len(block.group_D), row_gram=sampled,
         )  # fmt: skip
+        found = survey(problem, lse_HR, measure)
         features = self.features
         eligible = _eligible(block, rows)
         heads_HRF = _head_features(found.rows_HN, found, block, rows, eligible, features)
@@ -98,24 +95,26 @@ class KernelRows:
 class StoredRows:
     """Rows of the stored row statistics; no factor is read. Histograms are stored of whole packs: see StoredPacks.
 
-    counted: whether those packs hold no document that is not asked for.
+    names: row statistics to sum. counted: whether those packs hold no document that is not asked for.
     """
 
+    names: tuple[str, ...]
     counted: bool
 
     @property
     def features(self) -> Features:
         return Features(
-            heads=STORED_HEADS, plain=PLAIN, plain_vectors=PLAIN_VECTORS, bins=HISTOGRAM_BINS if self.counted else 0
+            heads=(*self.names, *STORED_HEADS),
+            plain=PLAIN,
+            plain_vectors=PLAIN_VECTORS,
+            bins=HISTOGRAM_BINS if self.counted else 0,
         )
 
     def measure(self, source: Source, block: Block) -> RowValues:
         rows, row_R = load_rows(source, block), block.row_R
-        group = source.root[f"{block.documents.kind}/statistics"]
-        names = [name for name in (*ROW_STATISTICS, "sink_residual") if name in group]  # type: ignore[operator]
-        paths = [f"{block.documents.kind}/statistics/{name}" for name in names]
+        paths = [f"{block.documents.kind}/statistics/{name}" for name in self.names]
         values = source.readers.read(block.layer, dict.fromkeys(paths, (None, row_R)))
-        stored = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        stored = {name: value.numpy() for name, value in zip(self.names, values, strict=True)}
         features = self.features
         eligible = _eligible(block, rows)
         heads_HRF = _head_features(stored, None, block, rows, eligible, features)
@@ -162,9 +161,8 @@ def _head_features(
         place = features.place(name)
         out_HRF[:, :, place] = value[..., None] if place.stop - place.start == 1 and np.ndim(value) == 2 else value
 
-    for name in (*ROW_STATISTICS, *KERNEL_STATISTICS):
-        if name in statistics:
-            put(name, statistics[name])
+    for name in statistics:
+        put(name, statistics[name])
     entropy_HR = entropy.astype(np.float64)
     put("entropy_squared", entropy_HR**2)
     put("normalised_entropy", np.where(choice_R, entropy_HR / np.log(np.maximum(visible_R, 2)), 0))
@@ -200,9 +198,9 @@ def _eligible(block: Block, rows: BlockRows) -> dict[str, NDArray[np.bool_]]:
         "sink": choice_R & sees(rows.first_R) & ((rows.position_R > 0) | (not block.documents.same_axis)),
         "separator": choice_R & (_separators(rows) > 0),
     }
-    if rows.facts.own_N is not None:
-        copies_R2 = copies(rows.facts, rows.start_R, rows.stop_R)
-        before_R = rows.facts.own_N - 1
+    if rows.tokens.own_N is not None:
+        copies_R2 = copies(rows.tokens, rows.start_R, rows.stop_R)
+        before_R = rows.tokens.own_N - 1
         eligible |= {
             "previous": choice_R & (before_R >= rows.first_R) & sees(before_R),
             "duplicate": choice_R & (copies_R2[:, 0] > 0),
@@ -237,10 +235,10 @@ def _plain_features(
             keys_R = _separators(rows) if name == "separator" else 1
             put(f"{name}_rows", eligible[name])
             put(f"{name}_uniform", eligible[name] * keys_R / visible_R)
-    own_R = rows.facts.own_N
+    own_R = rows.tokens.own_N
     if own_R is None:
         return out_RP
-    copies_R2 = copies(rows.facts, rows.start_R, rows.stop_R)
+    copies_R2 = copies(rows.tokens, rows.start_R, rows.stop_R)
     for i, name in enumerate(("duplicate", "induction")):
         put(f"{name}_rows", eligible[name])
         put(f"{name}_uniform", eligible[name] * copies_R2[:, i] / visible_R)

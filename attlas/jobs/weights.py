@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.engine.kernels.reference import weights
+from attlas.engine.kernels.door import weights
 from attlas.jobs.blocks import Block
-from attlas.jobs.load import BlockRows, Source, load_factors, load_rows
+from attlas.jobs.load import BlockRows, Source, load_problem, load_rows
 
 __all__ = ["block_weights"]
 
@@ -18,11 +18,5 @@ def block_weights(source: Source, block: Block) -> tuple[NDArray[np.float32], Bl
     Memory: H x R x M float32, so it is for blocks of a few rows, or of documents that are not long.
     """
     rows = load_rows(source, block)
-    q_HRD, k_GMD, lse_HR = load_factors(source, block, rows)
-    own_R = rows.facts.own_N
-    a_HRM = weights(
-        q_HRD, k_GMD, lse_HR, source.rule(block.documents.kind, block.label, block.layer), start_Q=rows.start_R,
-        stop_Q=rows.stop_R, query_positions_Q=rows.start_R if own_R is None else own_R,
-        key_positions_K=np.arange(rows.keys),
-    )  # fmt: skip
-    return a_HRM.numpy(), rows
+    problem, lse_HR = load_problem(source, block, rows)
+    return weights(problem, lse_HR).numpy(), rows

@@ -11,8 +11,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from attlas.plots.given import parse_answer, parse_head_values
 from attlas.analysis.head_roles import leading_heads, leading_role
+from attlas.plots.given import parse_answer, parse_head_values
 from attlas.plots.style import INK, SEQUENTIAL, label_axis, new_figure, styled, title
 
 __all__ = ["head_map", "head_page", "role_map"]

@@ -68,14 +68,14 @@ def statistics(
         "mean_weight": cells.mean(),
         "std_weight": cells.std(),
         "position_variance": joined["variance"].mean(),
-        "first_share": joined["first_weight"].mean(),
-        "special_share": joined["special_weight"].mean(),
+        "first_weight": joined["first_weight"].mean(),
+        "special_weight": joined["special_weight"].mean(),
     }
     if documents[0].same_axis:
         out |= {
             "mean_distance": joined["mean_distance"].mean(),
-            "self_share": joined["self_weight"].mean(),
-            "previous_share": joined["previous_weight"].mean(),
+            "self_weight": joined["self_weight"].mean(),
+            "previous_weight": joined["previous_weight"].mean(),
             "weight_by_distance": _by_distance(documents, longest),
         }
     return out

@@ -14,7 +14,6 @@ import attlas
 from attlas import analysis
 from attlas.analysis.head_probe import repeated_documents
 from attlas.errors import InputError
-from attlas.storage import stores
 from tests import oracle
 from tests.analysis import brute
 from tests.families import BY_NAME, VOCABULARY, build_model, documents, eager_attention
@@ -42,21 +41,19 @@ def test_probe_scores_are_diagonals_of_eager_attention() -> None:
 
 
 def test_probes_at_once_each_have_a_store_of_their_own() -> None:
-    model = BY_NAME["llama"]
-    before = dict(stores._MEMORY)
-    with ThreadPoolExecutor(4) as pool:
-        seeds = [0, 1, 2, 3]
-        at_once = list(pool.map(lambda seed: analysis.probe_heads(build_model(model), length=12, seed=seed), seeds))
-    for seed, probed in zip(seeds, at_once, strict=True):
-        xr.testing.assert_allclose(probed, analysis.probe_heads(build_model(model), length=12, seed=seed), rtol=1e-5)
-    assert before == stores._MEMORY
+    models = [build_model(BY_NAME["llama"]) for _ in range(4)]
     gc.collect()
-    assert not [one for one in gc.get_objects() if isinstance(one, MemoryStore) and holds_probe(one)]
+    before = memory_stores()
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda i: analysis.probe_heads(models[i], length=12, seed=i), range(4)))
+    for i, probed in enumerate(at_once):
+        xr.testing.assert_allclose(probed, analysis.probe_heads(models[i], length=12, seed=i), rtol=1e-5)
+    gc.collect()
+    assert memory_stores() == before, "nothing is left in memory"
 
 
-def holds_probe(store: MemoryStore) -> bool:
-    documents = store._store_dict.get("zarr.json")
-    return documents is not None and store not in stores._MEMORY.values()
+def memory_stores() -> int:
+    return sum(isinstance(one, MemoryStore) for one in gc.get_objects())
 
 
 def test_the_demo_models_induction_head_is_found() -> None:

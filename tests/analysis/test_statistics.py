@@ -117,7 +117,7 @@ def test_stored_row_statistics_give_the_same() -> None:
         survey(write(made, f"tier-{keep}", keep), thresholds=THRESHOLDS) for keep in ("factors", "statistics")
     )
     assert stored.attrs["source"] == "stored row statistics"
-    for name in ("entropy", "normalised_entropy", "row_max", "mean_distance", "first_share", "std_weight"):
+    for name in ("entropy", "normalised_entropy", "row_max", "mean_distance", "first_weight", "std_weight"):
         np.testing.assert_allclose(stored[name], factors[name], rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(stored[f"document_{name}"], factors[f"document_{name}"], rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(stored.gini, factors.gini, atol=2e-3)

@@ -19,8 +19,8 @@ from pyarrow import parquet
 import attlas
 from attlas import analysis
 from attlas.errors import InputError, TierError
-from attlas.progress import Progress
 from attlas.jobs import results
+from attlas.progress import Progress
 from attlas.storage import AtlasWriter
 from tests.analysis.test_statistics import write
 from tests.conftest import S3Server

@@ -54,7 +54,7 @@ def test_errors_of_roles_and_similarities_hold_too(intervals: tuple[xr.Dataset, 
 
 def test_estimates_are_unbiased(intervals: tuple[xr.Dataset, list[xr.Dataset]]) -> None:
     exact, found = intervals
-    for name in ("entropy", "first_share", "mean_weight", "mean_distance", "sparsity"):
+    for name in ("entropy", "first_weight", "mean_weight", "mean_distance", "sparsity"):
         values = np.stack([one[name].values for one in found])
         error = values.std(axis=0) / np.sqrt(SEEDS)
         assert np.abs((values.mean(axis=0) - exact[name].values) / error).max() < 4, name

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from attlas import analysis
-from attlas.jobs.threads import one_thread
 from tests.analysis.test_statistics import write
 from tests.storage.synthetic import synthetic
 
@@ -23,39 +23,11 @@ def default_of_a_new_thread() -> int:
 
 
 @pytest.fixture
-def three_threads() -> object:
+def three_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
-
-
-def test_tasks_that_overlap_put_back_what_the_first_found(three_threads: None) -> None:
-    """B begins beside A, in a thread that is new and so finds A's 1, and ends after it: the default is 3 again."""
-    a_inside, b_inside, a_done = threading.Event(), threading.Event(), threading.Event()
-    alone: list[int] = []
-
-    def first() -> None:
-        with one_thread():
-            a_inside.set()
-            b_inside.wait()
-        a_done.set()
-
-    def second() -> None:
-        a_inside.wait()
-        with one_thread():
-            b_inside.set()
-            a_done.wait()
-            alone.append(torch.get_num_threads())
-
-    threads = [threading.Thread(target=task) for task in (first, second)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert alone == [1]
-    assert default_of_a_new_thread() == 3
-    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize("question", ["statistics", "head_diversity"])
