@@ -78,7 +78,7 @@ def plan_capture(
     total = sum(sum(map(len, document.tokens.values())) for document in documents)
     if rows.queries is not None:
         kinds = tuple(replace(kind, chosen_rows=True) for kind in kinds)
-        documents = [with_chosen_rows(document, rows.queries) for document in documents]
+        documents = [with_chosen_rows(document, rows.queries, seed=rows.seed) for document in documents]
     lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()} for document in documents]
     shape = shape_of(loaded.model, dtype=kinds[0].dtype)
     # without a budget the store is laid out alike for any number of shards

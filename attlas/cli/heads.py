@@ -14,6 +14,7 @@ from rich.text import Text
 
 from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
 from attlas.cli.output import console, print_json, reports_errors
+from attlas.engine.passage.selection import Selection
 
 __all__ = ["command"]
 
@@ -64,7 +65,7 @@ def command(
     as_json: bool,
     kind: str | None,
     documents: tuple[str, ...],
-    layers: list[int] | None,
+    layers: Selection | None,
     sample: str | None,
     seed: int,
     scheduler: str,

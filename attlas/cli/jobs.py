@@ -15,6 +15,7 @@ from rich.table import Table
 from attlas.cli.capture import storage_option
 from attlas.cli.output import console
 from attlas.cli.selection import LAYERS
+from attlas.engine.passage.selection import Selection
 from attlas.progress import Progress as WorkProgress
 from attlas.progress import Report
 from attlas.readable import human_bytes
@@ -88,19 +89,20 @@ def choices_of(
     *,
     kind: str | None,
     documents: tuple[str, ...],
-    layers: list[int] | None,
+    layers: Selection | None,
     sample: str | None,
     seed: int,
 ) -> dict[str, Any]:
     """The options as `attlas.analysis` takes them; a share of the rows becomes their number."""
     from attlas.jobs.corpus import find_corpus
 
+    chosen = None if layers is None else list(find_corpus(atlas, kind=kind, layers=layers).layer_labels)
     count = None if sample is None or sample.endswith("%") else int(sample)
     if sample is not None and sample.endswith("%"):
-        rows = find_corpus(atlas, kind=kind, documents=documents or None, layers=layers).rows
+        rows = find_corpus(atlas, kind=kind, documents=documents or None, layers=chosen).rows
         count = max(4, round(float(sample[:-1]) / 100 * rows))
     return {
-        "kind": kind, "documents": documents or None, "layers": layers, "sample": count, "seed": seed,
+        "kind": kind, "documents": documents or None, "layers": chosen, "sample": count, "seed": seed,
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from attlas.cli.jobs import NUMBERS, choices_of, job_options, job_progress, notes, print_plan, summary_line
 from attlas.cli.output import console, reports_errors
+from attlas.engine.passage.selection import Selection
 from attlas.errors import InputError
 
 __all__ = ["command"]
@@ -50,7 +51,7 @@ def command(
     as_json: bool,
     kind: str | None,
     documents: tuple[str, ...],
-    layers: list[int] | None,
+    layers: Selection | None,
     sample: str | None,
     seed: int,
     scheduler: str,

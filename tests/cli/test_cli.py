@@ -190,7 +190,7 @@ def test_heads_and_queries_are_chosen_and_shown(tmp_path: Path) -> None:
     assert "0, 3" in shown
     refused = run(["capture", "demo", "x.txt", "--store", store, "--queries", "some"])
     assert refused.exit_code == 2
-    assert "'some' is no choice of queries" in refused.output
+    assert "'some' is no choice: write ranges" in refused.output
 
 
 def test_standard_input(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+import attlas
 from attlas.cli import main
 from attlas.storage import AtlasWriter
 from tests.storage.synthetic import synthetic
@@ -107,3 +108,14 @@ def test_help_loads_nothing_heavy() -> None:
     )
     for command in ("stats", "heads"):
         subprocess.run([sys.executable, "-c", code, command], check=True)
+
+
+def test_layers_are_chosen_as_everywhere(store: str) -> None:
+    """A text of the one grammar; the answer is kept under the layers it names, however they were written."""
+    told = [json.loads(run("stats", store, "--layers", spelling, "--json").stdout) for spelling in ("1", "-1", "1:")]
+    for one in told:
+        assert one["heads"] == told[0]["heads"]
+        assert {row["layer"] for row in one["heads"]} == {1}
+    assert len(attlas.analysis.saved_results(attlas.open_atlas(store))) == 1
+    run("stats", store, "--layers", "7", status=1)
+    run("stats", store, "--layers", "1.5", status=2)

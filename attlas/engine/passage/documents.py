@@ -82,10 +82,13 @@ class Pack:
     document_start: Mapping[str, tuple[int, ...]]
 
 
-def with_chosen_rows(document: Document, selection: Selection) -> Document:
-    """The document with an axis of chosen query rows beside each of its token axes; raises InputError."""
+def with_chosen_rows(document: Document, selection: Selection, *, seed: int) -> Document:
+    """The document with an axis of chosen query rows beside each of its token axes. seed: of rows drawn at random.
+
+    Raises InputError where it has none of the rows.
+    """
     rows = {
-        ROW_AXES[axis]: tokens.rows(selection.places(document.id, len(tokens)))
+        ROW_AXES[axis]: tokens.rows(selection.places(document.id, len(tokens), seed=seed))
         for axis, tokens in document.tokens.items()
     }
     return replace(document, tokens=dict(document.tokens) | rows)

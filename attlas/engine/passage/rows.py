@@ -35,12 +35,11 @@ class Rows:
         extrapolate: Any = False,
     ) -> Self:
         """Read each as given; raises InputError."""
-        drawn = parse_count(seed, "seed", least=0)
         return cls(
             layers=None if layers is None else parse_selection(layers, "layers", random=False),
             heads=None if heads is None else parse_selection(heads, "heads", random=False),
-            queries=None if queries is None else parse_selection(queries, "queries", seed=drawn),
-            seed=drawn,
+            queries=None if queries is None else parse_selection(queries, "queries"),
+            seed=parse_count(seed, "seed", least=0),
             max_tokens=None if max_tokens is None else parse_count(max_tokens, "max_tokens"),
             extrapolate=parse_flag(extrapolate, "extrapolate"),
         )

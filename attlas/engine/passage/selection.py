@@ -25,22 +25,21 @@ DESCRIBED_MOST = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Some of a row of things, by a text that `parse_selection` has checked; `seed` is for `random:`.
+    """Some of a row of things, by a text that `parse_selection` has checked.
 
     >>> parse_selection("0:4,last:2", "queries").places("doc-0", 10)
     array([0, 1, 2, 3, 8, 9])
     """
 
     spec: str
-    seed: int = 0
 
-    def places(self, document: str, length: int) -> Indices:
+    def places(self, document: str, length: int, *, seed: int = 0) -> Indices:
         """Places of the chosen rows in a document of `length` tokens, ascending, each once.
 
         `random:` draws by the seed and the document's id alone: neither the order of documents nor packs matter.
         Raises InputError where the document has none of them.
         """
-        chosen = [_read(part).places(document, length, self.seed) for part in self.spec.split(",")]
+        chosen = [_read(part).places(document, length, seed) for part in self.spec.split(",")]
         places = np.unique(np.concatenate(chosen)).astype(np.int64)
         if places.size == 0:
             raise InputError(
@@ -67,7 +66,7 @@ class Selection:
         return tuple(label for label in have if label in chosen)
 
 
-def parse_selection(given: Any, field: str, *, seed: int = 0, random: bool = True) -> Selection:
+def parse_selection(given: Any, field: str, *, random: bool = True) -> Selection:
     """Read a choice: ranges as in Python, `last:n`, `stride:n`, `random:n`, joined by commas.
 
     >>> parse_selection(slice(2, 5), "layers").spec
@@ -78,10 +77,8 @@ def parse_selection(given: Any, field: str, *, seed: int = 0, random: bool = Tru
     given: such a text, an integer, a slice, a range, or a sequence or array of integers and slices; or a Selection.
     random: whether `random:` has a meaning here. Raises InputError where it has another form.
     """
-    if isinstance(given, Selection):
-        return given
     forms = FORMS if random else FORMS_OF_INDICES
-    text = _text(given)
+    text = given.spec if isinstance(given, Selection) else _text(given)
     if text is None:
         raise refuse(given, field, forms)
     if not text and not isinstance(given, str):
@@ -94,7 +91,7 @@ def parse_selection(given: Any, field: str, *, seed: int = 0, random: bool = Tru
             raise InputError(f"{field}: {error}: {forms}") from error
         if word == "random" and not random:
             raise refuse(given, field, forms)
-    return Selection(spec=",".join(parts), seed=seed)
+    return Selection(spec=",".join(parts))
 
 
 def describe_indices(have: Sequence[int]) -> str:
@@ -176,4 +173,7 @@ def _read(part: str) -> _Part:
         raise InputError(f"{part!r} is no choice, a step of 0 goes nowhere")
     if len(numbers) == 1 and numbers[0] is not None:
         numbers = [numbers[0], numbers[0] + 1 or None]
-    return _Part(word="range", bounds=slice(*numbers))
+    start, stop, step = (*numbers, None)[:3]
+    if start is not None and stop is not None and (start < 0) == (stop < 0) and (stop - start) * (step or 1) <= 0:
+        raise InputError(f"{part!r} is no choice, there is nothing between its ends")
+    return _Part(word="range", bounds=slice(start, stop, step))
