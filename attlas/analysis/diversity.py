@@ -55,7 +55,7 @@ def measure_diversity(
     if found is not None:
         return found
     result = _within(survey)
-    if atlas.keep == "statistics":
+    if not atlas.tier.weights:
         result.attrs["left_out"] = "heads of different layers are compared only from factors"
     elif survey.sizes["layer"] * survey.sizes["head"] > 1:
         pairs = _all_pairs(atlas, asked, pair_rows, scheduler, workers, progress)

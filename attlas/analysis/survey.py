@@ -75,7 +75,7 @@ class Asked:
 def plan_survey(atlas: Atlas, asked: Asked) -> tuple[Plan, Question]:
     """Decide everything, and read nothing but small columns; raises InputError."""
     corpus = find_corpus(atlas, kind=asked.kind, documents=asked.documents, layers=asked.layers)
-    stored = atlas.keep == "statistics"
+    stored = atlas.tier.statistics
     if stored and asked.sample is not None:
         raise InputError(f"{atlas.name} keeps row statistics, from which exact answers are quick: leave --sample out")
     features = Features(
@@ -135,7 +135,7 @@ def survey_atlas(
 
 def shard_tokens(atlas: Atlas, kind: str) -> int:
     """Tokens that are read together on a kind's query axis: in a shard of q, or in a chunk of the row statistics."""
-    if atlas.keep == "statistics":
+    if atlas.tier.statistics:
         return int(atlas.root[f"{kind}/log_sum_exp"].chunks[2])  # type: ignore[union-attr]
     array = atlas.root[f"{kind}/q"]
     return int((array.shards or array.chunks)[2])  # type: ignore[union-attr]

@@ -19,6 +19,7 @@ from attlas.engine.model.layout import KINDS
 from attlas.errors import DocumentMissingError, TierError
 from attlas.storage import schema
 from attlas.storage.stores import Where, open_root, read_arrays, store_name
+from attlas.storage.tiers import DEFAULT_TIER, TIERS, Tier
 
 if TYPE_CHECKING:  # loaded when weights are asked for: what an atlas holds can be told without torch
     from attlas.storage.lazy import DocumentRows, LazyArray
@@ -53,10 +54,10 @@ class Page(xr.Dataset):
         if not name.endswith("attention") or name.startswith("_"):
             return
         attributes = object.__getattribute__(self, "attrs")
-        if attributes.get("keep") == "statistics" and name in attributes.get("attention_names", ()):
+        if name in attributes.get("attention_names", ()) and not TIERS[attributes["keep"]].weights:
             raise TierError(
-                f"{name} of {attributes['document_id']!r} is not kept: this atlas holds statistics alone; "
-                'capture it again with keep="factors"'
+                f"{name} of {attributes['document_id']!r} is not kept: this atlas holds {attributes['keep']} alone; "
+                f'capture it again with keep="{DEFAULT_TIER}"'
             )
 
 
@@ -99,6 +100,11 @@ class Atlas(Mapping[str, xr.Dataset]):
     @property
     def keep(self) -> str:
         return str(self.attrs["keep"])
+
+    @property
+    def tier(self) -> Tier:
+        """Raises InputError where this attlas does not know the tier."""
+        return TIERS[self.keep]
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -233,7 +239,7 @@ def _page(atlas: Atlas, document: str, index: int) -> Page:
             coordinates[dim] = xr.Variable(dim, places[dim], {"long_name": "place in the document", "units": "token"})
             coordinates[f"{dim}_token"] = xr.Variable(dim, columns["token"], {"long_name": "the token as text"})
             coordinates[f"{dim}_token_id"] = xr.Variable(dim, columns["token_id"], {"long_name": "vocabulary index"})
-        if atlas.keep != "statistics":
+        if atlas.tier.weights:
             variables[f"{prefix}attention"] = _variable(
                 (layer, head, query, key), LazyAttention(rows), "attention weight", "1"
             )
@@ -260,7 +266,7 @@ def _statistics(
 
     rules = atlas.attrs["score_rules"][rows.kind]
     names = statistic_names(same_axis=rows.same_axis, sinks=any(rule["sink_logit"] for rule in rules.values()))
-    if atlas.keep == "statistics":
+    if atlas.tier.statistics:
         for name in names:
             yield name, LazyRows(rows, f"statistics/{name}")
         return

@@ -22,6 +22,8 @@ from attlas.engine.kernels.row_statistics import STATISTICS, statistic_names
 from attlas.engine.model.layout import FACTOR_TOKENS, KINDS, KindLayout
 from attlas.engine.passage.documents import ROW_AXES, Document, Pack
 from attlas.errors import CorruptAtlasError, UnsupportedModelError
+from attlas.storage.factors import Factor
+from attlas.storage.tiers import Tier
 
 __all__ = [
     "COMMITTED",
@@ -33,6 +35,7 @@ __all__ = [
     "axis_prefix",
     "axes_of",
     "document_arrays",
+    "factor_dims",
     "inner_tokens",
     "kind_arrays",
     "map_arrays",
@@ -210,50 +213,53 @@ def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
         yield _column(f"packs/{prefix}token_stop", "pack", "int64", stops, "token after the last", units="token")
 
 
-def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) -> Iterator[ArraySpec]:
+def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, tier: Tier) -> Iterator[ArraySpec]:
     """Coordinates, factors and statistics of one kind.
 
-    A shard, and a write, is up to FACTOR_TOKENS of q or k, all heads, of one layer or, where there would be many, of
-    several; of what is small, one number a row, it is a block of all layers that one worker writes: a corpus of short
-    documents makes few files.
+    A Zarr shard, and a write, is up to FACTOR_TOKENS of q or k, all heads, of one layer or, where there would be many,
+    of several; of what is small, one number a row, it is a block of all layers that one worker writes: a corpus of
+    short documents makes few files.
     """
-    path, layers, heads = kind.kind, len(kind.layers), len(kind.heads)
-    query_dim, key_dim = token_dim(kind.query_axis), token_dim(kind.key_axis)
-    queries, keys = axis_length(packs, kind.query_axis, block), axis_length(packs, kind.key_axis, block)
+    path = kind.kind
     yield _column(f"{path}/layer", "layer", "int32", kind.layers, "the model's layer index")
     yield _column(f"{path}/head", "head", "int32", kind.heads, "the model's head index")
     yield _column(f"{path}/kv_head", "kv_head", "int32", kind.kv_heads, "the model's key-value head index")
-    if keep != "statistics":
-        encoding = {"attlas_dtype": kind.dtype}
-        factor_tokens = min(block, FACTOR_TOKENS)
-        for name, dims, tokens, count, what in (
-            ("q", ("layer", "head", query_dim, "feature"), queries, heads, "queries"),
-            ("k", ("layer", "kv_head", key_dim, "feature"), keys, len(kind.kv_heads), "keys"),
-        ):
-            yield ArraySpec(
-                path=f"{path}/{name}",
-                dims=dims,
-                shape=(layers, count, tokens, kind.features),
-                dtype=stored_dtype(kind.dtype),
-                shards=(kind.factor_span, count, factor_tokens, kind.features),
-                chunks=(1, 1, inner_tokens(factor_tokens, FACTOR_CHUNK), kind.features),
-                attributes={"long_name": f"{what} after rotary and normalisation", "units": "1"} | encoding,
-            )
-    yield _rows(kind, "log_sum_exp", queries, block, "log-sum-exp of the row's scores, sink logit included", "nat")
-    for name, what in (("key_start", "first key that the query sees"), ("key_stop", "key after the last it sees")):
-        yield ArraySpec(
-            path=f"{path}/{name}",
-            dims=("layer", query_dim),
-            shape=(layers, queries),
-            dtype="int32",
-            shards=(kind.span, block),
-            chunks=(1, inner_tokens(block, ROW_CHUNK)),
-            fill=-1,
-            attributes={"long_name": f"{what}, counted from the document's first", "units": "token"},
-        )
+    for factor in tier.kept:
+        yield _factor_array(kind, factor, packs, block)
     yield from _rule_arrays(kind)
-    if keep == "statistics":
-        yield from _statistic_arrays(kind, packs, queries, block)
+    if tier.statistics:
+        yield from _statistic_arrays(kind, packs, axis_length(packs, kind.query_axis, block), block)
+
+
+def factor_dims(factor: Factor, *, query_axis: str, key_axis: str) -> tuple[str, ...]:
+    """The dimensions of a factor's array in a kind with these axes."""
+    heads = () if factor.heads is None else (factor.heads,)
+    width = () if factor.width is None else (factor.width.dim,)
+    return ("layer", *heads, token_dim(key_axis if factor.axis == "key" else query_axis), *width)
+
+
+def _factor_array(kind: KindLayout, factor: Factor, packs: Sequence[Pack], block: int) -> ArraySpec:
+    """A factor of one kind; what is wide has shorter Zarr shards, of fewer layers, than one number a row."""
+    length = axis_length(packs, kind.key_axis if factor.axis == "key" else kind.query_axis, block)
+    heads = {None: (), "head": (len(kind.heads),), "kv_head": (len(kind.kv_heads),)}[factor.heads]
+    width = () if factor.width is None else (factor.width.size(kind),)
+    span, tokens, inner = kind.span, block, inner_tokens(block, ROW_CHUNK)
+    if factor.width is not None:
+        tokens = min(block, FACTOR_TOKENS)
+        span, inner = kind.factor_span, inner_tokens(tokens, FACTOR_CHUNK)
+    dtype, encoding = factor.dtype, {}
+    if dtype is None:
+        dtype, encoding = stored_dtype(kind.dtype), {"attlas_dtype": kind.dtype}
+    return ArraySpec(
+        path=f"{kind.kind}/{factor.name}",
+        dims=factor_dims(factor, query_axis=kind.query_axis, key_axis=kind.key_axis),
+        shape=(len(kind.layers), *heads, length, *width),
+        dtype=dtype,
+        shards=(span, *heads, tokens, *width),
+        chunks=(1, *[1] * len(heads), inner, *width),
+        fill=factor.fill,
+        attributes={"long_name": factor.long_name, "units": factor.units} | encoding,
+    )
 
 
 def map_arrays(kind: KindLayout, document: Document, map_dtype: str) -> Iterator[ArraySpec]:

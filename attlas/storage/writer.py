@@ -22,6 +22,7 @@ from attlas.errors import InputError, StoreExistsError
 from attlas.storage import schema
 from attlas.storage.pack_writer import PackWriter
 from attlas.storage.stores import Where, delete_store, holds_atlas, is_empty, open_root, open_store, store_name
+from attlas.storage.tiers import TIERS
 
 __all__ = ["AtlasSpec", "AtlasWriter", "stored_spans"]
 
@@ -30,7 +31,7 @@ __all__ = ["AtlasSpec", "AtlasWriter", "stored_spans"]
 class AtlasSpec:
     """All that an atlas is made of, before its rows are there.
 
-    model, tokenizer, options: what two captures must have in common to share an atlas. block: tokens in a shard of
+    model, tokenizer, options: what two captures must have in common to share an atlas. block: tokens in a Zarr shard of
     what is small, and the alignment of packs.
     """
 
@@ -57,6 +58,7 @@ class AtlasWriter:
 
     def __init__(self, store: Store, root: zarr.Group, spec: AtlasSpec, *, created: bool) -> None:
         self.store, self.root, self.spec, self.created = store, root, spec, created
+        self.tier = TIERS[spec.keep]
 
     @classmethod
     def create(
@@ -174,13 +176,14 @@ def _consolidate(store: Store) -> None:
 
 
 def _arrays(spec: AtlasSpec) -> Iterator[schema.ArraySpec]:
+    tier = TIERS[spec.keep]
     yield from schema.document_arrays(spec.documents, spec.packs)
     for axis in spec.packs[0].token_start:
         yield from schema.token_arrays(spec.documents, spec.packs, axis, spec.block)
     yield from schema.pack_arrays(spec.packs)
     for kind in spec.kinds:
-        yield from schema.kind_arrays(kind, spec.packs, spec.block, spec.keep)
-        if spec.keep == "maps":
+        yield from schema.kind_arrays(kind, spec.packs, spec.block, tier)
+        if tier.maps:
             for document in spec.documents:
                 yield from schema.map_arrays(kind, document, spec.map_dtype)
 
@@ -211,7 +214,7 @@ def _attributes(spec: AtlasSpec) -> dict[str, Any]:
         },
         "score_rules": schema.rules_to_attributes(spec.kinds),
         "keep": spec.keep,
-        "map_dtype": spec.map_dtype if spec.keep == "maps" else None,
+        "map_dtype": spec.map_dtype if TIERS[spec.keep].maps else None,
         "block": spec.block,
         "options": dict(spec.options or {}),
         "created": now,
