@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
-from attlas.storage.schema import COMMITTED, FAILED, PENDING, axis_prefix
+from attlas.storage.commits import COMMITTED, FAILED, PENDING
+from attlas.storage.schema import axis_prefix
 from attlas.storage.stores import store_bytes
 
 if TYPE_CHECKING:

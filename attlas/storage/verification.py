@@ -17,6 +17,7 @@ from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.model.layout import KINDS
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
+from attlas.storage.commits import COMMITTED
 from attlas.storage.factors import Factor
 from attlas.storage.lazy import DocumentRows, LazyAttention
 from attlas.storage.stores import Where
@@ -173,7 +174,7 @@ def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
                 assert isinstance(array, zarr.Array)
                 for key in _shard_keys(atlas, array, dims, pack):
                     there = sync(atlas.root.store.exists(f"{array.path}/{key}"))
-                    if state != schema.COMMITTED:
+                    if state != COMMITTED:
                         stray += there
                         continue
                     shards += 1
@@ -183,7 +184,7 @@ def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
             notes.append(
                 f"pack {pack} is not committed, and {stray} of its shards are on disk: --resume writes it anew"
             )
-    pending = int((states != schema.COMMITTED).sum())
+    pending = int((states != COMMITTED).sum())
     told = f"{shards:,} shards of {len(states) - pending} committed packs" + (f", {pending} pending" if pending else "")
     return _check("commit records", told, problems, notes)
 
@@ -420,7 +421,7 @@ def _pages(atlas: Atlas) -> list[tuple[str, str, DocumentRows]]:
 
 
 def _committed(atlas: Atlas) -> list[int]:
-    return [int(i) for i in np.flatnonzero(atlas.packs["state"].values == schema.COMMITTED)]
+    return [int(i) for i in np.flatnonzero(atlas.packs["state"].values == COMMITTED)]
 
 
 def _check(name: str, examined: str, problems: list[str], notes: list[str] | None = None) -> Check:
