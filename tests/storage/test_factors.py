@@ -53,7 +53,9 @@ def test_it_is_stored_equal_to_the_models_values(tmp_path: Path) -> None:
     """The model's own projections are the oracle; rotary turns a query and leaves its length."""
     model = load_model("demo").model
     inputs = [list(range(5, 90)), list(range(7, 30))]
-    atlas = attlas.capture(model, inputs, tmp_path / "a.zarr", keep="toy", heads=[1, 3], queries="stride:3")
+    atlas = attlas.capture(
+        model, inputs, tmp_path / "a.zarr", keep="toy", heads=[1, 3], queries="stride:3", chunk_tokens=32
+    )
     v, norm = (np.asarray(atlas.root[f"self/{name}"][...]) for name in ("v", "query_norm"))  # type: ignore[index]
     dims = zarr.open_group(tmp_path / "a.zarr")["self/v"].metadata.dimension_names  # type: ignore[union-attr]
     assert dims == ("layer", "kv_head", "token", "value_feature")
