@@ -18,9 +18,10 @@ from attlas.engine.model.load import DTYPES
 from attlas.engine.model.shape import ModelShape, shape_of
 from attlas.engine.model.shard import Stack, find_stacks
 from attlas.engine.model.support import interface_modules
-from attlas.engine.passage.sizes import MemoryParts, Sizes, plan_sizes
 from attlas.errors import InputError
 from attlas.parse import parse_bytes
+from attlas.storage.sizes import MemoryParts, Sizes, plan_sizes
+from attlas.storage.tiers import TIERS
 
 __all__ = [
     "ClusterPlan",
@@ -238,8 +239,8 @@ def plan_cluster(
     def sized(plan: ShardPlan, budget: int | None) -> list[Sizes]:
         return [
             plan_sizes(
-                one, keep=keep, longest=tokens, total=tokens * documents, chunkable=shape.chunkable, memory=budget,
-                chunk_tokens=chunk_tokens,
+                one, tier=TIERS[keep], longest=tokens, total=tokens * documents, chunkable=shape.chunkable,
+                memory=budget, chunk_tokens=chunk_tokens,
             )
             for one in shard_shapes(model, shape, stacks, plan)
         ]  # fmt: skip

@@ -32,6 +32,7 @@ from attlas.engine.passage.runner import PassageRun, ShardRunner
 from attlas.memory import peak_memory
 from attlas.storage import PackWriter
 from attlas.storage.stores import Where, open_root
+from attlas.storage.tiers import TIERS
 
 __all__ = ["Job", "Loading", "PackKey", "PackReport", "PackWork", "ShardFacts", "ShardWorker", "StepReport"]
 
@@ -164,7 +165,9 @@ class ShardWorker:
         own = own_layout(job.layout, interface_modules(self.shard.model))
         self.job = job
         self.root: zarr.Group = open_root(job.where, storage_options=job.storage_options, mode="r+")
-        self.runner = ShardRunner(self.shard, own, keep=job.keep, kinds=job.kinds, document_ids=self._document_id)
+        self.runner = ShardRunner(
+            self.shard, own, recording=TIERS[job.keep].recording(), kinds=job.kinds, document_ids=self._document_id
+        )
         mine: dict[str, list[int]] = {}
         for call in own.calls:
             if self.runner.keeps_layer(call):

@@ -91,7 +91,7 @@ def plan_head_diversity(atlas: Atlas, *, pair_rows: int = PAIR_ROWS, **choices: 
 
     return Job(
         question="diversity", parameters=parameters | {"pair_rows": pair_rows, "pair_seed": rows.seed}, plan=plan,
-        reduction=HeadPairs(corpus=corpus), describe=describe, from_factors=atlas.keep != "statistics",
+        reduction=HeadPairs(corpus=corpus), describe=describe, from_factors=atlas.tier.weights,
     )  # fmt: skip
 
 

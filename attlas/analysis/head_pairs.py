@@ -65,7 +65,7 @@ def plan_pairs(atlas: Atlas, corpus: Corpus, rows: int, seed: int) -> Plan:
     heads, shard = len(corpus.layers) * len(corpus.heads), shard_tokens(atlas, corpus.kind)
     blocks: tuple[tuple[Block, ...], ...] = ()
     block_bytes = read = 0
-    if heads > 1 and atlas.keep != "statistics":
+    if heads > 1 and atlas.tier.weights:
         keys = min(int(corpus.keys_D.max()) + shard, int(corpus.keys_D.sum()))
         most = int(np.clip(WEIGHTS_BYTES // (heads * keys * 4), 1, max(1, len(drawn.row_R) // 2)))
         blocks = (tuple(layer_blocks(corpus, corpus.layers[0], corpus.layer_labels[0], drawn, shard, most)),)

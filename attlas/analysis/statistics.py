@@ -78,7 +78,7 @@ def plan_statistics(atlas: Atlas, **choices: Any) -> Job:
 def _missing(atlas: Atlas, survey: xr.Dataset, name: str) -> str:
     if survey.attrs["exact"] == "no" and name == "max_weight":
         return "the largest weight of all cells cannot be told from a sample: leave the sample out, or ask for row_max"
-    if atlas.keep == "statistics":
+    if not atlas.tier.weights:
         return (
             f'{name} needs factors, and {atlas.name} keeps row statistics alone: capture it again with keep="factors"'
         )

@@ -20,6 +20,7 @@ from attlas.bench.rounds import Contender, Timings, run_rounds
 from attlas.bench.trial import Ids, Subject, Trial, plain_forward, sides
 from attlas.engine.model.load import load_model
 from attlas.storage import Atlas, store_bytes
+from attlas.storage.tiers import TIERS
 
 __all__ = ["FORWARD", "bench_capture", "visible_cells"]
 
@@ -81,7 +82,7 @@ class _Size:
         return max(len(side) for document in self.documents for side in sides(document))
 
     def takes(self, name: str) -> bool:
-        return name != "maps" or self.longest <= self.most_maps
+        return name not in TIERS or not TIERS[name].maps or self.longest <= self.most_maps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

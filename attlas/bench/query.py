@@ -111,7 +111,6 @@ def ways_to(trial: Trial, subject: Subject, document: Ids) -> list[Way]:
     options: dict[str, Any] = {"ids": ["document"], "extrapolate": True}
     atlas = attlas.capture(subject.loaded.model, [document], factors, **options)
     kind = atlas.kinds[0]
-    name = "attention" if kind == "self" else f"{kind}_attention"
     all_layers = atlas.layers(kind)
     layers = tuple(dict.fromkeys((all_layers[0], all_layers[-1])))
     trial.told(f"capturing maps of {len(layers)} layers")
@@ -119,7 +118,7 @@ def ways_to(trial: Trial, subject: Subject, document: Ids) -> list[Way]:
     attlas.capture(subject.loaded.model, [document], maps, keep="maps", layers=layers, **options)
     trial.told(f"writing plain zarr of {len(layers)} layers")
     plain = trial.folder / "plain.zarr"
-    attention = atlas["document"][name]
+    attention = atlas.attention("document", kind)
     for layer in layers:
         a_HQK = attention[all_layers.index(layer)].values.astype(np.float16)
         one = xr.Dataset({"attention": (("layer", "head", "query", "key"), a_HQK[None])}, {"layer": [layer]})
@@ -128,7 +127,7 @@ def ways_to(trial: Trial, subject: Subject, document: Ids) -> list[Way]:
         one.to_zarr(plain, zarr_format=3, consolidated=False, **how)
 
     def from_factors(store: Store) -> Ask:
-        opened = attlas.open_atlas(store)["document"][name]
+        opened = attlas.open_atlas(store).attention("document", kind)
         return lambda place: np.asarray(
             opened[all_layers.index(place.layer), place.head, place.queries, place.keys].values
         )

@@ -23,10 +23,11 @@ from attlas.bench.report import Limit, Report, Row
 from attlas.bench.rounds import Timings, run_rounds
 from attlas.bench.trial import Subject, Trial
 from attlas.capture.plan import CapturePlan, plan_capture
-from attlas.engine.listeners.sink import LayerBlock
+from attlas.engine.listeners.sink import LayerRows
 from attlas.engine.passage.rows import Rows
 from attlas.errors import DisagreementError, InputError, first_line
 from attlas.storage import AtlasSpec, AtlasWriter, open_atlas
+from attlas.storage.factors import FACTORS
 from attlas.storage.pack_writer import to_stored
 from attlas.storage.stores import delete_store, open_store
 
@@ -188,13 +189,16 @@ def _write_ours(factors: _Factors) -> None:
     """Layer by layer, as a forward pass hands them over, through the capture's own sink."""
     writer = AtlasWriter.create(factors.place(OURS), factors.spec, storage_options=factors.options)
     (kind,), (pack,) = factors.plan.kinds, factors.plan.packs
-    stop = np.arange(1, factors.q.shape[2] + 1, dtype=np.int32)
+    stop = torch.arange(1, factors.q.shape[2] + 1, dtype=torch.int32)
     with writer.pack(pack) as sink:
         for i, layer in enumerate(kind.layers):
             sink.write(
-                LayerBlock(
-                    kind=kind.kind, layer=layer, query_start=0, key_start=0, q_HND=factors.q[i], k_GMD=factors.k[i],
-                    lse_HN=factors.lse[i], interval_start_N=stop * 0, interval_stop_N=stop,
+                LayerRows(
+                    kind=kind.kind, layer=layer, query_start=0, key_start=0,
+                    factors={
+                        "q": factors.q[i], "k": factors.k[i], "log_sum_exp": factors.lse[i], "key_start": stop * 0,
+                        "key_stop": stop,
+                    },
                 )
             )  # fmt: skip
         writer.commit(pack, seconds=0.0, attempt=1, size=sink.flush())
@@ -239,12 +243,12 @@ def _read_ours(factors: _Factors) -> None:
 def _ours(factors: _Factors) -> Iterator[list[NDArray[Any]]]:
     """q and k of one layer after the other, through the rows that queries read by."""
     atlas = open_atlas(factors.place(OURS), storage_options=factors.options)
-    rows = atlas.rows(atlas.kinds[0], 0)
+    (kind,), rows = factors.plan.kinds, atlas.rows(atlas.kinds[0], 0)
     tokens, layers = np.arange(rows.queries), range(len(rows.layers))
     query, key = (None, rows.query_start + tokens), (None, rows.key_start + tokens)
     for layer in layers:
         q, k, _ = rows.read(layer, q=query, k=key, log_sum_exp=query)
-        yield [to_stored(part, factors.q.shape[3]) for part in (q, k)]
+        yield [to_stored(part, FACTORS[name], kind) for name, part in (("q", q), ("k", k))]
 
 
 def _read_zarr(factors: _Factors) -> None:
@@ -286,9 +290,9 @@ def _array(root: zarr.Group, factors: _Factors, name: str) -> zarr.Array[Any]:
 
 def _named(factors: _Factors) -> dict[str, NDArray[Any]]:
     """The arrays as the store holds them."""
-    features = factors.plan.kinds[0].features
-    q, k = (to_stored(x.flatten(0, 1), features).reshape(x.shape) for x in (factors.q, factors.k))  # without a copy
-    return {"q": q, "k": k, "log_sum_exp": factors.lse.numpy()}
+    (kind,) = factors.plan.kinds
+    every = {"q": factors.q, "k": factors.k, "log_sum_exp": factors.lse}
+    return {name: to_stored(x, FACTORS[name], kind) for name, x in every.items()}
 
 
 def _rows(task: str, contenders: Mapping[str, Any], timings: Timings, factors: _Factors, limits: Limits) -> list[Row]:

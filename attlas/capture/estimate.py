@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from attlas.engine.model.shape import shape_of, tier_bytes
+from attlas.engine.model.shape import shape_of
 from attlas.engine.model.shard import meta_model
 from attlas.engine.model.source import load_config
 from attlas.engine.model.support import check_supported
-from attlas.engine.passage.sizes import Sizes, plan_sizes
 from attlas.errors import InputError, TooLittleMemoryError
+from attlas.storage.disk import tier_bytes
+from attlas.storage.sizes import Sizes, plan_sizes
+from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 if TYPE_CHECKING:
     from attlas.actors.plan import ClusterPlan, Devices
@@ -28,7 +30,7 @@ def estimate_capture(
     shards: int | None = None,
     devices: str | None = None,
     address: str | None = None,
-    keep: str = "factors",
+    keep: str = DEFAULT_TIER,
     dtype: str = "auto",
     revision: str | None = None,
 ) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def estimate_capture(
         try:
             sizes[tier] = plan_sizes(
                 shape,
-                keep=tier,
+                tier=TIERS[tier],
                 longest=tokens,
                 total=tokens * documents,
                 chunkable=shape.chunkable,

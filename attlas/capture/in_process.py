@@ -116,7 +116,7 @@ class InProcess:
         runner = ShardRunner(
             Shard.whole(self.loaded.model),
             self.layout,
-            keep=writer.spec.keep,
+            recording=writer.tier.recording(),
             kinds=writer.spec.kinds,
             document_ids=lambda i: documents[i].id,
             on_layer=lambda _kind, _layer: tally.layer_done(),

@@ -13,8 +13,9 @@ from attlas.engine.model.shape import ModelShape, shape_of
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import Document, Pack, plan_packs, with_chosen_rows
 from attlas.engine.passage.rows import Rows
-from attlas.engine.passage.sizes import Sizes, plan_sizes
 from attlas.engine.passage.tokenize import Text, make_documents
+from attlas.storage.sizes import Sizes, plan_sizes
+from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 __all__ = ["CapturePlan", "plan_capture"]
 
@@ -49,7 +50,7 @@ def plan_capture(
     budget: Budget | None = None,
     layout: ModelLayout | None = None,
     ids: Sequence[str] | None = None,
-    keep: str = "factors",
+    keep: str = DEFAULT_TIER,
     shards: int = 1,
     replicas: int = 1,
     held: Callable[[ModelShape], ModelShape] | None = None,
@@ -86,7 +87,7 @@ def plan_capture(
         shape = held(shape)
     sizes = plan_sizes(
         shape,
-        keep=keep,
+        tier=TIERS[keep],
         longest=longest,
         total=total,
         chunkable=layout.chunkable,

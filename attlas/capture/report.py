@@ -8,8 +8,9 @@ from typing import Any
 from attlas.memory import peak_memory
 from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, store_bytes
+from attlas.storage.commits import COMMITTED
 from attlas.storage.description import failed_packs
-from attlas.storage.schema import COMMITTED, axis_prefix
+from attlas.storage.schema import axis_prefix
 
 __all__ = ["report_capture"]
 

@@ -20,7 +20,6 @@ from attlas.engine.model.source import ModelSource
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import name_pack
 from attlas.engine.passage.rows import Rows
-from attlas.engine.passage.runner import KEEPS
 from attlas.engine.passage.selection import Selection
 from attlas.engine.passage.tokenize import Text
 from attlas.errors import InputError, PacksFailedError
@@ -28,6 +27,7 @@ from attlas.parse import parse_choice, parse_flag, refuse
 from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
 from attlas.storage.stores import is_empty, open_store, store_name
+from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ def capture(
     texts: Text | Sequence[Text],
     store: Any,
     *,
-    keep: str = "factors",
+    keep: str = DEFAULT_TIER,
     ids: Sequence[str] | None = None,
     layers: Choice | None = None,
     heads: Choice | None = None,
@@ -105,7 +105,7 @@ def capture(
     )
     budget = Budget.of(memory=memory, chunk_tokens=chunk_tokens, threads=threads, offload=offload)
     layout = Layout.of(shards=shards, replicas=replicas, address=address)
-    keep = parse_choice(keep, "keep", KEEPS)
+    keep = parse_choice(keep, "keep", TIERS.names)
     map_dtype = parse_choice(map_dtype, "map_dtype", MAP_DTYPES)
     overwrite, resume = parse_flag(overwrite, "overwrite"), parse_flag(resume, "resume")
     if overwrite and resume:

@@ -23,6 +23,7 @@ from attlas.cli.selection import LAYERS, MEMORY, QUERIES, SHARDS
 from attlas.errors import PacksFailedError
 from attlas.progress import CaptureProgress
 from attlas.readable import human_bytes, human_seconds
+from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 __all__ = ["command", "storage_option"]
 
@@ -41,8 +42,8 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 @click.option("--store", required=True, help="Folder or URL of the atlas to make.")
 @click.option(
     "--keep",
-    type=click.Choice(["factors", "statistics", "maps"]),
-    default="factors",
+    type=click.Choice(TIERS.names),
+    default=DEFAULT_TIER,
     show_default=True,
     help="factors: every weight can be computed; statistics: row statistics alone; maps: factors and dense weights.",
 )

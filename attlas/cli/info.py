@@ -57,7 +57,7 @@ def _show(told: dict[str, Any]) -> None:
         "model",
         f"{model['name']}  {model['model_class']}, {human_count(model['parameters'])} parameters, {model['dtype']}",
     )
-    grid.add_row("tier", told["keep"])
+    grid.add_row("tier", f"{told['keep']}  [dim]{', '.join(told['factors'])}[/]")
     grid.add_row("packs", ", ".join(f"{count} {name}" for name, count in packs.items() if count))
     for failed in told["failed"][:SHOWN_FAILURES]:
         first, count = failed["documents"][0], len(failed["documents"])

@@ -11,14 +11,9 @@ from rich.table import Table
 from attlas.cli.output import console, print_json, reports_errors
 from attlas.cli.selection import MEMORY, SHARDS
 from attlas.readable import human_bytes, human_count
+from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 __all__ = ["command"]
-
-WHAT = {
-    "statistics": "row statistics",
-    "factors": "every weight, on demand",
-    "maps": "dense weights too",
-}
 
 
 @click.command("plan")
@@ -32,8 +27,8 @@ WHAT = {
 @click.option("--address", help="Of a running Ray cluster, whose devices are asked for.")
 @click.option(
     "--keep",
-    type=click.Choice(["factors", "statistics", "maps"]),
-    default="factors",
+    type=click.Choice(TIERS.names),
+    default=DEFAULT_TIER,
     show_default=True,
     help="The tier that shards are laid out for.",
 )
@@ -75,7 +70,7 @@ def _show(told: dict[str, Any]) -> None:
     for column in ("disk", "peak memory", "tokens a pass", "a pack") if cluster is None else ("disk",):
         table.add_column(column, justify="right")
     for tier in told["tiers"]:
-        row = [tier["keep"], WHAT[tier["keep"]], human_bytes(tier["disk"])]
+        row = [tier["keep"], TIERS[tier["keep"]].description, human_bytes(tier["disk"])]
         if cluster is None and not tier["fits"]:
             row.append(f"[red]does not fit: at least {human_bytes(tier['memory'])}[/]")
         elif cluster is None:

@@ -48,7 +48,7 @@ def plan_rows(
     Raises InputError; TierError where the atlas keeps no factors and they are needed.
     """
     corpus = corpus or choices.corpus(atlas)
-    if from_factors and atlas.keep == "statistics":
+    if from_factors and not atlas.tier.weights:
         raise TierError(
             f"{question} needs factors, and {atlas.name} keeps row statistics alone: capture it again with "
             'keep="factors"'
@@ -83,7 +83,7 @@ def plan_rows(
 
 def shard_tokens(atlas: Atlas, kind: str) -> int:
     """Tokens that are read together on a kind's query axis: in a shard of q, or in a chunk of the row statistics."""
-    if atlas.keep == "statistics":
+    if atlas.tier.statistics:
         return int(atlas.root[f"{kind}/log_sum_exp"].chunks[2])  # type: ignore[union-attr]
     array = atlas.root[f"{kind}/q"]
     return int((array.shards or array.chunks)[2])  # type: ignore[union-attr]

@@ -78,7 +78,7 @@ def parse_survey(given: dict[str, Any]) -> tuple[Choices, SurveyOptions]:
 def plan_survey(atlas: Atlas, choices: Choices, options: SurveyOptions | None = None) -> Job:
     """The survey as a job; reads nothing but small columns. Raises InputError."""
     options = options or SurveyOptions()
-    corpus, stored = choices.corpus(atlas), atlas.keep == "statistics"
+    corpus, stored = choices.corpus(atlas), atlas.tier.statistics
     if stored and choices.sample is not None:
         raise InputError(f"{atlas.name} keeps row statistics, from which exact answers are quick: leave --sample out")
     edges = tuple(int(edge) for edge in distance_edges(int(corpus.keys_D.max())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,53 +11,25 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from xarray.core import indexing
 
 from attlas.arguments import found
-from attlas.engine.kernels.row_statistics import STATISTICS, statistic_names
 from attlas.engine.model.layout import KINDS
-from attlas.errors import DocumentMissingError, TierError
+from attlas.errors import DocumentMissingError, InputError
 from attlas.storage import schema
+from attlas.storage.commits import COMMITTED, FAILED, Records, read_states
 from attlas.storage.stores import Where, open_root, read_arrays, store_name
+from attlas.storage.tiers import TIERS, Tier
 
 if TYPE_CHECKING:  # loaded when weights are asked for: what an atlas holds can be told without torch
-    from attlas.storage.lazy import DocumentRows, LazyArray
+    from attlas.storage.lazy import DocumentRows
     from attlas.storage.zarr_shard_reader import ShardReaders
 
-__all__ = ["Atlas", "Page", "open_atlas"]
-
-PREFERRED_QUERIES, PREFERRED_KEYS = 512, 2048
+__all__ = ["Atlas", "open_atlas"]
 
 
 def open_atlas(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> Atlas:
     """Open an atlas for reading; see `Atlas`. Raises StoreMissingError where there is none."""
     return Atlas(open_root(where, storage_options=storage_options), store_name(where))
-
-
-class Page(xr.Dataset):
-    """One document's attention. A Dataset whose missing variables say which tier would have them."""
-
-    __slots__ = ()
-
-    def __getattr__(self, name: str) -> Any:
-        self._explain(name)
-        return super().__getattr__(name)
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            self._explain(key)
-        return super().__getitem__(key)
-
-    def _explain(self, name: str) -> None:
-        """Raise TierError where `name` is attention that this atlas's tier does not keep."""
-        if not name.endswith("attention") or name.startswith("_"):
-            return
-        attributes = object.__getattribute__(self, "attrs")
-        if attributes.get("keep") == "statistics" and name in attributes.get("attention_names", ()):
-            raise TierError(
-                f"{name} of {attributes['document_id']!r} is not kept: this atlas holds statistics alone; "
-                'capture it again with keep="factors"'
-            )
 
 
 class Atlas(Mapping[str, xr.Dataset]):
@@ -88,7 +60,9 @@ class Atlas(Mapping[str, xr.Dataset]):
         self._ids: list[str] = [str(i) for i in self.column("documents/document_id")]
         self._index = {document: i for i, document in enumerate(self._ids)}
         self._pack = self.column("documents/pack")
-        self._committed = self.column("packs/state") == schema.COMMITTED
+        self.states = read_states(root, self.column("packs/state"))
+        """The state of each pack when the atlas was opened: 0 pending, 1 committed, 2 failed."""
+        self._committed = self.states == COMMITTED
 
     @cached_property
     def _readers(self) -> ShardReaders:
@@ -99,6 +73,11 @@ class Atlas(Mapping[str, xr.Dataset]):
     @property
     def keep(self) -> str:
         return str(self.attrs["keep"])
+
+    @property
+    def tier(self) -> Tier:
+        """Raises InputError where this attlas does not know the tier."""
+        return TIERS[self.keep]
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -128,12 +107,15 @@ class Atlas(Mapping[str, xr.Dataset]):
     def documents(self) -> xr.Dataset:
         """One row a document, committed or not: id, sizes, pack, truncated_from, state."""
         table = _table(self.root, "documents", "document")
-        return table.assign(state=("document", self.column("packs/state")[self._pack]))
+        return table.assign(state=("document", self.states[self._pack]))
 
     @cached_property
     def packs(self) -> xr.Dataset:
         """The commit records: state (0 pending, 1 committed, 2 failed), attempt, seconds, bytes, token ranges."""
-        return _table(self.root, "packs", "pack")
+        records = Records(self.root).table()
+        table = _table(self.root, "packs", "pack", without=("commit", "failure", *records))
+        attributes = {name: dict(self.root[f"packs/{name}"].attrs) for name in records}
+        return table.assign({name: ("pack", values, attributes[name]) for name, values in records.items()})
 
     def layers(self, kind: str) -> tuple[int, ...]:
         return tuple(int(i) for i in self.column(f"{kind}/layer"))
@@ -145,6 +127,30 @@ class Atlas(Mapping[str, xr.Dataset]):
         return int(self._committed[self._pack].sum())
 
     def __getitem__(self, document: str) -> xr.Dataset:
+        from attlas.storage.page import make_page
+
+        return make_page(self, document, self._committed_index(document))
+
+    def attention(self, document: str, kind: str = "self") -> xr.DataArray:
+        """The weights of one document, (layer, head, query, key) float32, whatever the kind; lazy.
+
+        >>> atlas.attention("demo").sel(layer=1, head=0).isel(query=106, key=[48, 49]).values
+        array([3.06e-05, 9.97e-01], dtype=float32)
+
+        kind: `self`, or an encoder-decoder's `encoder`, `decoder` or `cross`. layer, head: the model's indices. query,
+        key: places in the document, with `query_token`, `query_token_id`, `key_token`, `key_token_id` beside.
+        Raises DocumentMissingError where the document is not there or not committed, InputError where the kind is not,
+        TierError where the tier keeps no weights.
+        """
+        from attlas.storage.page import make_attention
+
+        if kind not in self.kinds:
+            named = kind if isinstance(kind, str) else found(kind)
+            raise InputError(f"{self.name} has no {named} attention: it has {', '.join(self.kinds)}")
+        return make_attention(self, document, self._committed_index(document), kind)
+
+    def _committed_index(self, document: str) -> int:
+        """The number of a committed document; raises DocumentMissingError."""
         if not isinstance(document, str) or document not in self._index:
             near = difflib.get_close_matches(str(document), self._ids, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it holds {_some(self._ids)}"
@@ -153,12 +159,12 @@ class Atlas(Mapping[str, xr.Dataset]):
         index = self._index[document]
         pack = self._pack[index]
         if not self._committed[pack]:
-            failed = self.column("packs/state")[pack] == schema.FAILED
-            why = f"which failed ({self.column('packs/error')[pack]})" if failed else "which is not committed"
+            failed = self.states[pack] == FAILED
+            why = f"which failed ({self.packs['error'].values[pack]})" if failed else "which is not committed"
             raise DocumentMissingError(
                 f"document {document!r} is in pack {pack}, {why}: finish the capture with --resume"
             )
-        return _page(self, document, index)
+        return index
 
     def __repr__(self) -> str:
         model = self.model
@@ -176,15 +182,15 @@ class Atlas(Mapping[str, xr.Dataset]):
         start, count = (self.column(f"documents/{prefix}{name}")[index] for name in ("token_start", "row_size"))
         return int(start), int(count)
 
-    def tokens(self, index: int) -> dict[str, dict[str, NDArray[Any]]]:
-        """axis -> token, token_id and special of one document, all read at once."""
-        names = ("token", "token_id", "special")
+    def tokens(self, index: int, axes: Sequence[str] | None = None) -> dict[str, dict[str, NDArray[Any]]]:
+        """axis -> token, token_id and special of one document, all read at once. axes: None for all."""
+        names, axes = ("token", "token_id", "special"), self.row_axes if axes is None else axes
         parts: dict[str, slice] = {}
-        for axis in self.row_axes:
+        for axis in axes:
             start, count = self._place(axis, index)
             parts |= {f"tokens/{axis}/{name}": slice(start, start + count) for name in names}
-        found = read_arrays(self.root, parts)
-        return {axis: {name: found[f"tokens/{axis}/{name}"] for name in names} for axis in self.row_axes}
+        columns = read_arrays(self.root, parts)
+        return {axis: {name: columns[f"tokens/{axis}/{name}"] for name in names} for axis in axes}
 
     def rows(self, kind: str, index: int) -> DocumentRows:
         """Where one document's rows of one kind lie in the store."""
@@ -214,87 +220,12 @@ class Atlas(Mapping[str, xr.Dataset]):
         )
 
 
-def _page(atlas: Atlas, document: str, index: int) -> Page:
-    from attlas.storage.lazy import LazyAttention, LazyRows
-
-    variables: dict[str, xr.Variable] = {}
-    coordinates: dict[str, xr.Variable] = {}
-    of_axis = atlas.tokens(index)
-    for kind in atlas.kinds:
-        rows = atlas.rows(kind, index)
-        prefix = "" if kind == "self" else f"{kind}_"
-        layer, head, query, key = (f"{prefix}{dim}" for dim in ("layer", "head", "query", "key"))
-        told = atlas.attrs["kinds"][kind]
-        tokens = {query: of_axis[told["query_axis"]], key: of_axis[told["key_axis"]]}
-        places = {query: rows.position_Q, key: np.arange(rows.keys)}
-        coordinates[layer] = xr.Variable(layer, list(rows.layers), {"long_name": "the model's layer index"})
-        coordinates[head] = xr.Variable(head, atlas.column(f"{kind}/head"), {"long_name": "head index"})
-        for dim, columns in tokens.items():
-            coordinates[dim] = xr.Variable(dim, places[dim], {"long_name": "place in the document", "units": "token"})
-            coordinates[f"{dim}_token"] = xr.Variable(dim, columns["token"], {"long_name": "the token as text"})
-            coordinates[f"{dim}_token_id"] = xr.Variable(dim, columns["token_id"], {"long_name": "vocabulary index"})
-        if atlas.keep != "statistics":
-            variables[f"{prefix}attention"] = _variable(
-                (layer, head, query, key), LazyAttention(rows), "attention weight", "1"
-            )
-        variables[f"{prefix}log_sum_exp"] = _variable(
-            (layer, head, query), LazyRows(rows, "log_sum_exp"), "log-sum-exp of the row's scores", "nat"
-        )
-        for name, array in _statistics(atlas, rows, tokens[query], tokens[key]):
-            known = STATISTICS[name]
-            variables[f"{prefix}{name}"] = _variable((layer, head, query), array, known.definition, known.units)
-    attributes = {
-        "document_id": document,
-        "model": atlas.model.get("name"),
-        "keep": atlas.keep,
-        "attention_names": ["attention" if kind == "self" else f"{kind}_attention" for kind in atlas.kinds],
-    }
-    return Page(variables, coordinates, attributes)
-
-
-def _statistics(
-    atlas: Atlas, rows: DocumentRows, query_tokens: dict[str, Any], key_tokens: dict[str, Any]
-) -> Iterator[tuple[str, LazyArray]]:
-    """Each row statistic as a lazy array: stored where the tier stores it, computed from the factors elsewhere."""
-    from attlas.storage.lazy import LazyRows, LazyStatistic, StatisticRows
-
-    rules = atlas.attrs["score_rules"][rows.kind]
-    names = statistic_names(same_axis=rows.same_axis, sinks=any(rule["sink_logit"] for rule in rules.values()))
-    if atlas.keep == "statistics":
-        for name in names:
-            yield name, LazyRows(rows, f"statistics/{name}")
-        return
-    source = StatisticRows(
-        rows,
-        names,
-        query_tokens["token_id"].astype(np.int64),
-        key_tokens["token_id"].astype(np.int64),
-        key_tokens["special"],
-    )
-    for name in names:
-        yield name, LazyStatistic(source, name)
-
-
-def _variable(dims: tuple[str, ...], array: LazyArray, long_name: str, units: str) -> xr.Variable:
-    preferred = dict(
-        zip(dims, (1, 1, PREFERRED_QUERIES, PREFERRED_KEYS), strict=False)
-        if len(dims) == 4
-        else zip(dims, (1, *array.shape[1:]), strict=True)
-    )
-    return xr.Variable(
-        dims,
-        indexing.LazilyIndexedArray(array),
-        {"long_name": long_name, "units": units},
-        encoding={"preferred_chunks": preferred},
-    )
-
-
-def _table(root: zarr.Group, path: str, dim: str) -> xr.Dataset:
+def _table(root: zarr.Group, path: str, dim: str, without: Sequence[str] = ()) -> xr.Dataset:
     group = root[path]
     assert isinstance(group, zarr.Group)
-    return xr.Dataset(
-        {name: (dim, np.asarray(array[...]), dict(array.attrs)) for name, array in sorted(group.arrays())}
-    )
+    arrays = {name: array for name, array in sorted(group.arrays()) if name not in without}
+    values = read_arrays(group, dict.fromkeys(arrays, ...))
+    return xr.Dataset({name: (dim, values[name], dict(array.attrs)) for name, array in arrays.items()})
 
 
 def _some(ids: list[str]) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
-from attlas.storage.schema import COMMITTED, FAILED, PENDING, axis_prefix
+from attlas.storage.commits import COMMITTED, FAILED, PENDING
+from attlas.storage.schema import axis_prefix
 from attlas.storage.stores import store_bytes
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ STATES = {PENDING: "pending", COMMITTED: "committed", FAILED: "failed"}
 
 
 def describe_atlas(atlas: Atlas) -> dict[str, Any]:
-    """store, schema, model, keep, created, options, bytes, packs by state, failed, kinds, documents.
+    """store, schema, model, keep, factors, created, options, bytes, packs by state, failed, kinds, documents.
 
     >>> describe_atlas(atlas)["packs"]
     {'pending': 0, 'committed': 1, 'failed': 0}
@@ -32,6 +33,7 @@ def describe_atlas(atlas: Atlas) -> dict[str, Any]:
         "schema": atlas.attrs["attlas_version"],
         "model": atlas.model,
         "keep": atlas.keep,
+        "factors": list(atlas.tier.factors),
         "created": atlas.attrs["created"],
         "options": atlas.attrs["options"],
         "bytes": store_bytes(atlas.root.store),

@@ -1,7 +1,8 @@
-"""PackWriter: takes the rows of one pack, gathers them into whole shards, writes each shard once."""
+"""PackWriter: takes the rows of one pack, gathers them into whole Zarr shards, writes each once."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -11,14 +12,17 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from attlas.engine.listeners.sink import LayerBlock, MapTile
+from attlas.engine.kernels.row_statistics import statistic_names
+from attlas.engine.listeners.sink import LayerRows, MapTile
 from attlas.engine.model.layout import KindLayout
 from attlas.engine.passage.documents import Pack
 from attlas.errors import MissingAttentionError
 from attlas.storage import schema
+from attlas.storage.factors import Factor
+from attlas.storage.tiers import TIERS
 from attlas.storage.write_behind import WriteBehind
 from attlas.storage.zarr_map_shards import write_map_rows
-from attlas.storage.zarr_shards import encode, store_shard, takes_raw_shards
+from attlas.storage.zarr_shards import encode, store_zarr_shard, takes_raw_shards
 
 __all__ = ["PackWriter", "to_stored"]
 
@@ -26,9 +30,9 @@ __all__ = ["PackWriter", "to_stored"]
 class PackWriter:
     """Implements `attlas.engine.listeners.sink.Sink` for one pack.
 
-    A shard is written once, whole, the moment its last row comes, by a thread beside the forward pass: no shard is ever
-    read back to be changed. In memory lie the unfinished shards (one of each factor and layer, one of each row array
-    over a span of its layers), the bytes waiting to be written, and the map tiles of one row of map shards.
+    A Zarr shard is written once, whole, the moment its last row comes, by a thread beside the forward pass: none is
+    ever read back to be changed. In memory lie the unfinished ones (one of each factor and layer, one of each row array
+    over a span of its layers), the bytes waiting to be written, and the map tiles of one row of maps' Zarr shards.
 
     document_id: a document's id by its number, for its maps. layers: kind -> the model's indices of the layers that
     come to this writer; None for all. They are whole spans of the store's layers, so that several writers may write
@@ -49,11 +53,13 @@ class PackWriter:
         self.kinds = {kind.kind: kind for kind in kinds}
         self.layers = {kind.kind: kind.layers for kind in kinds} if layers is None else layers
         self.document_id = document_id
+        self.tier = TIERS[str(root.attrs["keep"])]
+        self.factors = {factor.name: factor for factor in self.tier.kept}
         self.written: list[int] = []
         """Bytes of each write; only appended to, by two threads."""
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._behind = WriteBehind()
-        self._open: dict[tuple[str, int, int], _Shard] = {}
+        self._open: dict[tuple[str, int, int], _ZarrShard] = {}
         self._sums: dict[tuple[str, int], NDArray[Any]] = {}
         self._maps: dict[tuple[str, int], _MapRows] = {}
         self._next: dict[tuple[str, int], int] = {}  # where the next row of an array and layer belongs
@@ -66,22 +72,19 @@ class PackWriter:
     ) -> None:
         self.abort()
 
-    def write(self, block: LayerBlock) -> None:
+    def write(self, rows: LayerRows) -> None:
         """Take the rows of one layer; positions are on the atlas's token axes."""
-        kind = self.kinds[block.kind]
-        index = kind.layers.index(block.layer)
-        path, start = block.kind, block.query_start
-        for name, tensor in (("log_sum_exp", block.lse_HN), *_named("statistics/", block.statistics)):
-            if tensor is not None:
-                self._rows(f"{path}/{name}", index, kind.query_axis, start, tensor.float().numpy())
-        for name, values in (("key_start", block.interval_start_N), ("key_stop", block.interval_stop_N)):
-            if values is not None:
-                self._rows(f"{path}/{name}", index, kind.query_axis, start, values)
-        if block.q_HND is not None:
-            self._rows(f"{path}/q", index, kind.query_axis, start, to_stored(block.q_HND, kind.features))
-        if block.k_GMD is not None:
-            self._rows(f"{path}/k", index, kind.key_axis, block.key_start, to_stored(block.k_GMD, kind.features))
-        for name, total in (("histogram", block.histogram_HB), ("head_gram", block.head_gram_HH)):
+        kind = self.kinds[rows.kind]
+        index, path = kind.layers.index(rows.layer), rows.kind
+        for name, tensor in rows.factors.items():
+            factor = self.factors[name]
+            axis, start = (
+                (kind.key_axis, rows.key_start) if factor.axis == "key" else (kind.query_axis, rows.query_start)
+            )
+            self._rows(f"{path}/{name}", index, axis, start, to_stored(tensor, factor, kind))
+        for name, tensor in rows.statistics.items():
+            self._rows(f"{path}/statistics/{name}", index, kind.query_axis, rows.query_start, tensor.float().numpy())
+        for name, total in (("histogram", rows.histogram_HB), ("head_gram", rows.head_gram_HH)):
             if total is not None:
                 key = (f"{path}/statistics/{name}", index)
                 self._sums[key] = self._sums.get(key, np.zeros((), dtype=np.float64)) + total.numpy()
@@ -129,27 +132,32 @@ class PackWriter:
             gathered.clear()
 
     def _check_complete(self) -> None:
-        for (path, index), position in self._next.items():
-            kind, _, name = path.partition("/")
+        missing = []
+        for kind, layers in self.layers.items():
             layout = self.kinds[kind]
-            axis = layout.key_axis if name == "k" else layout.query_axis
-            if position != self.pack.token_stop[axis]:
-                begin, end = self.pack.token_start[axis], self.pack.token_stop[axis]
-                raise MissingAttentionError(
-                    f"{path} of layer {layout.layers[index]} has {position - begin} of the {end - begin} rows of "
-                    f"pack {self.pack.index}; it is not committed"
+            for layer, name in itertools.product(layers, self._row_arrays(layout)):
+                axis = (
+                    layout.key_axis if name in self.factors and self.factors[name].axis == "key" else layout.query_axis
                 )
-        missing = [
-            f"{kind} layer {layer}"
-            for kind, layers in self.layers.items()
-            for layer in layers
-            if (f"{kind}/log_sum_exp", self.kinds[kind].layers.index(layer)) not in self._next
-        ]
+                begin, end = self.pack.token_start[axis], self.pack.token_stop[axis]
+                position = self._next.get((f"{kind}/{name}", layout.layers.index(layer)))
+                if position is None:
+                    missing.append(f"{kind} layer {layer} ({name})")
+                elif position != end:
+                    raise MissingAttentionError(
+                        f"{kind}/{name} of layer {layer} has {position - begin} of the {end - begin} rows of "
+                        f"pack {self.pack.index}; it is not committed"
+                    )
         if missing:
             raise MissingAttentionError(
                 f"pack {self.pack.index} has no rows of {', '.join(missing[:3])}"
                 f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; it is not committed"
             )
+
+    def _row_arrays(self, kind: KindLayout) -> list[str]:
+        """The arrays of a kind that have a row for each token, by name."""
+        names = statistic_names(same_axis=kind.same_axis, sinks=kind.has_sinks) if self.tier.statistics else ()
+        return [*self.factors, *(f"statistics/{name}" for name in names)]
 
     def _array(self, path: str) -> zarr.Array[Any]:
         if path not in self._arrays:
@@ -159,7 +167,8 @@ class PackWriter:
         return self._arrays[path]
 
     def _rows(self, path: str, index: int, token_axis: str, start: int, rows: NDArray[Any]) -> None:
-        """Add rows of one layer, token axis: 0 for (N,), 1 for (H, N) and (H, N, D); write each shard as it fills."""
+        """Add rows of one layer, token axis: 0 for (N,), 1 for (H, N) and (H, N, D); write each
+        Zarr shard as it fills."""
         axis = min(rows.ndim - 1, 1)
         done, count = 0, rows.shape[axis]
         expected = self._next.get((path, index), self.pack.token_start[token_axis])
@@ -171,7 +180,7 @@ class PackWriter:
             )
         self._next[path, index] = start + count
         while done < count:
-            key, shard = self._shard(path, index, token_axis, start + done)
+            key, shard = self._zarr_shard(path, index, token_axis, start + done)
             take = min(count - done, shard.stop - (start + done))
             part = rows[done : done + take] if axis == 0 else rows[:, done : done + take]
             shard.put(index - shard.layer, start + done, part)
@@ -180,8 +189,10 @@ class PackWriter:
                 del self._open[key]
                 self._write(path, shard)
 
-    def _shard(self, path: str, index: int, token_axis: str, position: int) -> tuple[tuple[str, int, int], _Shard]:
-        """The open shard that a row of one layer belongs to."""
+    def _zarr_shard(
+        self, path: str, index: int, token_axis: str, position: int
+    ) -> tuple[tuple[str, int, int], _ZarrShard]:
+        """The open Zarr shard that a row of one layer belongs to."""
         array = self._array(path)
         size, tokens = array.shards or array.chunks, 1 if array.ndim == 2 else 2
         span, block = size[0], size[tokens]
@@ -194,11 +205,11 @@ class PackWriter:
             values = np.empty((layers, *array.shape[1:tokens], block, *array.shape[tokens + 1 :]), dtype=array.dtype)
             filled = -(-used // array.chunks[tokens]) * array.chunks[tokens] if takes_raw_shards(array) else block
             values[(*[slice(None)] * tokens, slice(used, filled))] = array.fill_value
-            self._open[key] = _Shard(values, tokens, layer, begin, used)
+            self._open[key] = _ZarrShard(values, tokens, layer, begin, used)
         return key, self._open[key]
 
-    def _write(self, path: str, shard: _Shard) -> None:
-        """Hand a full shard to the writing thread."""
+    def _write(self, path: str, shard: _ZarrShard) -> None:
+        """Hand a full Zarr shard to the writing thread."""
         array = self._array(path)
 
         def write() -> None:
@@ -210,7 +221,7 @@ class PackWriter:
                 used = shard.stop - shard.start
                 inner = array.chunks[shard.axis]
                 whole = encode(shard.values, inner=inner, used=used, axis=shard.axis, layers=array.shards[0])
-                store_shard(array, tuple(place), whole)
+                store_zarr_shard(array, tuple(place), whole)
                 self.written.append(whole.nbytes)
             else:
                 layers = slice(shard.layer, shard.layer + shard.values.shape[0])
@@ -247,8 +258,8 @@ class PackWriter:
         self._behind.put(write, rows.a_HQK.nbytes)
 
 
-class _Shard:
-    """The rows of one shard, gathered; what no row fills keeps the array's fill value. missing: rows still to come."""
+class _ZarrShard:
+    """The rows of one Zarr shard, gathered; what no row fills keeps the fill value. missing: rows still to come."""
 
     __slots__ = ("axis", "layer", "missing", "start", "stop", "values")
 
@@ -264,7 +275,7 @@ class _Shard:
 
 
 class _MapRows:
-    """One row of map shards of one layer and document, (H, Q, K)."""
+    """One row of maps' Zarr shards of one layer and document, (H, Q, K)."""
 
     __slots__ = ("a_HQK", "filled", "start")
 
@@ -272,14 +283,12 @@ class _MapRows:
         self.start, self.a_HQK, self.filled = start, a_HQK, 0
 
 
-def to_stored(x_HND: torch.Tensor, features: int) -> NDArray[Any]:
-    """q or k as the store holds it: as wide as the layout, bfloat16 as raw 16-bit words."""
-    if x_HND.shape[2] < features:
-        x_HND = torch.nn.functional.pad(x_HND, (0, features - x_HND.shape[2]))
-    if x_HND.dtype == torch.bfloat16:
-        return x_HND.contiguous().view(torch.int16).numpy().view(np.uint16)
-    return x_HND.numpy()
-
-
-def _named(prefix: str, values: Any) -> list[tuple[str, torch.Tensor]]:
-    return [(f"{prefix}{name}", value) for name, value in values.items()]
+def to_stored(x: torch.Tensor, factor: Factor, kind: KindLayout) -> NDArray[Any]:
+    """Rows of a factor as the store holds them: as wide as the kind, bfloat16 as raw 16-bit words."""
+    if factor.width is not None and x.shape[-1] < factor.width.size(kind):
+        x = torch.nn.functional.pad(x, (0, factor.width.size(kind) - x.shape[-1]))
+    if factor.dtype is not None:
+        return x.numpy().astype(factor.dtype, copy=False)
+    if x.dtype == torch.bfloat16:
+        return x.contiguous().view(torch.int16).numpy().view(np.uint16)
+    return x.numpy()

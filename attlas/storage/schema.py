@@ -1,20 +1,18 @@
 """The atlas on disk: every group, array, dimension, attribute, chunk and shard, in one place. See docs/store.md.
 
-An array is described by a value, `ArraySpec`; `kind_arrays` and its neighbours say which an atlas has, `create` makes
-them. Nothing else in attlas knows a path or a chunk shape.
+An array is described by a value, `ArraySpec`; `kind_arrays` and its neighbours say which an atlas has. But for the
+commit records (`attlas.storage.commits`), nothing else in attlas knows a path or a chunk shape.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from attlas.engine.attention.score_rule import PositionBias, ScoreRule
 from attlas.engine.kernels.histogram import HISTOGRAM_BINS, histogram_edges
@@ -22,17 +20,17 @@ from attlas.engine.kernels.row_statistics import STATISTICS, statistic_names
 from attlas.engine.model.layout import FACTOR_TOKENS, KINDS, KindLayout
 from attlas.engine.passage.documents import ROW_AXES, Document, Pack
 from attlas.errors import CorruptAtlasError, UnsupportedModelError
+from attlas.storage.array_spec import ArraySpec, column
+from attlas.storage.factors import Factor
+from attlas.storage.tiers import Tier
 
 __all__ = [
-    "COMMITTED",
-    "FAILED",
-    "PENDING",
     "VERSION",
-    "ArraySpec",
     "axis_length",
     "axis_prefix",
     "axes_of",
     "document_arrays",
+    "factor_dims",
     "inner_tokens",
     "kind_arrays",
     "map_arrays",
@@ -46,54 +44,11 @@ __all__ = [
 ]
 
 VERSION = "attlas-0.1"
-PENDING, COMMITTED, FAILED = 0, 1, 2
 STORED_DTYPES = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
 FACTOR_CHUNK, ROW_CHUNK = 256, 4096
 """Tokens in an inner chunk, which is one head: of q and k, and of what is one number a row."""
 MAP_SHARD, MAP_CHUNK = 2048, 512
 LONGEST_NAME = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArraySpec:
-    """One array of the store. shards None: chunks are files of their own. packed: compressed, for data that shrinks."""
-
-    path: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    chunks: tuple[int, ...]
-    shards: tuple[int, ...] | None = None
-    fill: Any = 0
-    packed: bool = False
-    attributes: dict[str, Any] = field(default_factory=dict)
-    data: Any = None
-
-    def create(self, root: zarr.Group) -> zarr.Array[Any]:
-        """Make the array, and write `data` where it is given."""
-        array = root.create_array(
-            self.path,
-            shape=self.shape,
-            dtype=str if self.dtype == "str" else np.dtype(self.dtype),
-            chunks=self.chunks,
-            shards=self.shards,
-            compressors=self._codecs(),
-            fill_value=self.fill,
-            dimension_names=self.dims,
-            attributes=self.attributes,
-        )
-        if self.data is not None:
-            array[...] = np.asarray(self.data, dtype=object if self.dtype == "str" else self.dtype)
-        return array
-
-    def _codecs(self) -> list[Any]:
-        if not self.packed:
-            return [Crc32cCodec()]
-        size = 1 if self.dtype == "str" else np.dtype(self.dtype).itemsize
-        shuffle = BloscShuffle.bitshuffle if size > 1 else BloscShuffle.noshuffle
-        # of float16 weights lz4 leaves 1% more than zstd, at four times its speed
-        name: Any = "lz4" if self.dims[-2:] == ("query", "key") else "zstd"
-        return [BloscCodec(cname=name, clevel=1, shuffle=shuffle, typesize=size), Crc32cCodec()]
 
 
 def token_dim(axis: str) -> str:
@@ -142,11 +97,11 @@ def map_group(kind: str, document_id: str) -> str:
 
 def document_arrays(documents: Sequence[Document], packs: Sequence[Pack]) -> Iterator[ArraySpec]:
     count = len(documents)
-    yield _column("documents/document_id", "document", "str", [d.id for d in documents], "the document's name")
+    yield column("documents/document_id", "document", "str", [d.id for d in documents], "the document's name")
     pack_of = np.zeros(count, dtype=np.int32)
     for pack in packs:
         pack_of[list(pack.documents)] = pack.index
-    yield _column("documents/pack", "document", "int32", pack_of, "the pack that holds the document")
+    yield column("documents/pack", "document", "int32", pack_of, "the pack that holds the document")
     for axis in packs[0].token_start:
         prefix = axis_prefix(axis)
         start = np.zeros(count, dtype=np.int64)
@@ -154,18 +109,18 @@ def document_arrays(documents: Sequence[Document], packs: Sequence[Pack]) -> Ite
             start[list(pack.documents)] = pack.document_start[axis]
         sizes = [d.length(axis) for d in documents]
         dim = token_dim(axis)
-        yield _column(
+        yield column(
             f"documents/{prefix}row_size", "document", "int64", sizes, f"places of the document on {dim}",
             units="token",
         )  # fmt: skip
-        yield _column(
+        yield column(
             f"documents/{prefix}token_start", "document", "int64", start, f"place of its first token on {dim}",
             units="token",
         )  # fmt: skip
         if axis in ROW_AXES.values():
             continue
         cut = [d.tokens[axis].truncated_from or 0 for d in documents]
-        yield _column(
+        yield column(
             f"documents/{prefix}truncated_from", "document", "int64", cut,
             "tokens before the document was cut, 0 where it is whole", units="token",
         )  # fmt: skip
@@ -184,76 +139,70 @@ def token_arrays(documents: Sequence[Document], packs: Sequence[Pack], axis: str
             ids[place], char_start[place], char_end[place] = tokens.ids, tokens.char_start, tokens.char_end
             text[place], special[place], position[place] = tokens.text, tokens.special, tokens.positions
     path, dim = f"tokens/{axis}", token_dim(axis)
-    yield _column(f"{path}/token_id", dim, "int32", ids, "vocabulary index", fill=-1)
-    yield _column(f"{path}/token", dim, "str", text, "the token as text")
-    yield _column(f"{path}/position", dim, "int32", position, "place in the document", units="token", fill=-1)
-    yield _column(f"{path}/char_start", dim, "int32", char_start, "first character in the input text", fill=-1)
-    yield _column(f"{path}/char_end", dim, "int32", char_end, "character after the last", fill=-1)
-    yield _column(f"{path}/special", dim, "bool", special, "whether the tokenizer calls it special", fill=False)
+    yield column(f"{path}/token_id", dim, "int32", ids, "vocabulary index", fill=-1)
+    yield column(f"{path}/token", dim, "str", text, "the token as text")
+    yield column(f"{path}/position", dim, "int32", position, "place in the document", units="token", fill=-1)
+    yield column(f"{path}/char_start", dim, "int32", char_start, "first character in the input text", fill=-1)
+    yield column(f"{path}/char_end", dim, "int32", char_end, "character after the last", fill=-1)
+    yield column(f"{path}/special", dim, "bool", special, "whether the tokenizer calls it special", fill=False)
 
 
 def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
-    """The commit records. Each pack has chunks of its own, so that records of two packs are never written together."""
-    count = len(packs)
-    flags: dict[str, Any] = {"flag_values": [PENDING, COMMITTED, FAILED], "flag_meanings": "pending committed failed"}
-    yield _record("state", "int8", count, "the pack counts for readers only once it is committed", **flags)
-    yield _record("attempt", "int32", count, "how often the pack was run")
-    yield _record("error", "str", count, "why the pack failed, empty where it did not")
-    yield _record("seconds", "float64", count, "time the capture of the pack took", units="s")
-    yield _record("bytes", "int64", count, "bytes handed to the store for the pack", units="byte")
-    yield _record("tile_bytes", "int64", count, "size of a score tile, smaller where memory ran out", units="byte")
-    yield _record("chunk_tokens", "int64", count, "most tokens in a forward pass, 0: whole packs", units="token")
+    """Where each pack's tokens lie; the commit records are beside, see `attlas.storage.commits`."""
     for axis in packs[0].token_start:
         prefix = axis_prefix(axis)
         starts, stops = [p.token_start[axis] for p in packs], [p.token_stop[axis] for p in packs]
-        yield _column(f"packs/{prefix}token_start", "pack", "int64", starts, "first token", units="token")
-        yield _column(f"packs/{prefix}token_stop", "pack", "int64", stops, "token after the last", units="token")
+        yield column(f"packs/{prefix}token_start", "pack", "int64", starts, "first token", units="token")
+        yield column(f"packs/{prefix}token_stop", "pack", "int64", stops, "token after the last", units="token")
 
 
-def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, keep: str) -> Iterator[ArraySpec]:
+def kind_arrays(kind: KindLayout, packs: Sequence[Pack], block: int, tier: Tier) -> Iterator[ArraySpec]:
     """Coordinates, factors and statistics of one kind.
 
-    A shard, and a write, is up to FACTOR_TOKENS of q or k, all heads, of one layer or, where there would be many, of
-    several; of what is small, one number a row, it is a block of all layers that one worker writes: a corpus of short
-    documents makes few files.
+    A Zarr shard, and a write, is up to FACTOR_TOKENS of q or k, all heads, of one layer or, where there would be many,
+    of several; of what is small, one number a row, it is a block of all layers that one worker writes: a corpus of
+    short documents makes few files.
     """
-    path, layers, heads = kind.kind, len(kind.layers), len(kind.heads)
-    query_dim, key_dim = token_dim(kind.query_axis), token_dim(kind.key_axis)
-    queries, keys = axis_length(packs, kind.query_axis, block), axis_length(packs, kind.key_axis, block)
-    yield _column(f"{path}/layer", "layer", "int32", kind.layers, "the model's layer index")
-    yield _column(f"{path}/head", "head", "int32", kind.heads, "the model's head index")
-    yield _column(f"{path}/kv_head", "kv_head", "int32", kind.kv_heads, "the model's key-value head index")
-    if keep != "statistics":
-        encoding = {"attlas_dtype": kind.dtype}
-        factor_tokens = min(block, FACTOR_TOKENS)
-        for name, dims, tokens, count, what in (
-            ("q", ("layer", "head", query_dim, "feature"), queries, heads, "queries"),
-            ("k", ("layer", "kv_head", key_dim, "feature"), keys, len(kind.kv_heads), "keys"),
-        ):
-            yield ArraySpec(
-                path=f"{path}/{name}",
-                dims=dims,
-                shape=(layers, count, tokens, kind.features),
-                dtype=stored_dtype(kind.dtype),
-                shards=(kind.factor_span, count, factor_tokens, kind.features),
-                chunks=(1, 1, inner_tokens(factor_tokens, FACTOR_CHUNK), kind.features),
-                attributes={"long_name": f"{what} after rotary and normalisation", "units": "1"} | encoding,
-            )
-    yield _rows(kind, "log_sum_exp", queries, block, "log-sum-exp of the row's scores, sink logit included", "nat")
-    for name, what in (("key_start", "first key that the query sees"), ("key_stop", "key after the last it sees")):
-        yield ArraySpec(
-            path=f"{path}/{name}",
-            dims=("layer", query_dim),
-            shape=(layers, queries),
-            dtype="int32",
-            shards=(kind.span, block),
-            chunks=(1, inner_tokens(block, ROW_CHUNK)),
-            fill=-1,
-            attributes={"long_name": f"{what}, counted from the document's first", "units": "token"},
-        )
+    path = kind.kind
+    yield column(f"{path}/layer", "layer", "int32", kind.layers, "the model's layer index")
+    yield column(f"{path}/head", "head", "int32", kind.heads, "the model's head index")
+    yield column(f"{path}/kv_head", "kv_head", "int32", kind.kv_heads, "the model's key-value head index")
+    for factor in tier.kept:
+        yield _factor_array(kind, factor, packs, block)
     yield from _rule_arrays(kind)
-    if keep == "statistics":
-        yield from _statistic_arrays(kind, packs, queries, block)
+    if tier.statistics:
+        yield from _statistic_arrays(kind, packs, axis_length(packs, kind.query_axis, block), block)
+
+
+def factor_dims(factor: Factor, *, query_axis: str, key_axis: str) -> tuple[str, ...]:
+    """The dimensions of a factor's array in a kind with these axes."""
+    heads = () if factor.heads is None else (factor.heads,)
+    width = () if factor.width is None else (factor.width.dim,)
+    return ("layer", *heads, token_dim(key_axis if factor.axis == "key" else query_axis), *width)
+
+
+def _factor_array(kind: KindLayout, factor: Factor, packs: Sequence[Pack], block: int) -> ArraySpec:
+    """A factor of one kind; what is wide has shorter Zarr shards, of fewer layers, than one number a row."""
+    length = axis_length(packs, kind.key_axis if factor.axis == "key" else kind.query_axis, block)
+    heads = {None: (), "head": (len(kind.heads),), "kv_head": (len(kind.kv_heads),)}[factor.heads]
+    width = () if factor.width is None else (factor.width.size(kind),)
+    span, tokens, inner = kind.span, block, inner_tokens(block, ROW_CHUNK)
+    if factor.width is not None:
+        tokens = min(block, FACTOR_TOKENS)
+        span, inner = kind.factor_span, inner_tokens(tokens, FACTOR_CHUNK)
+    dtype, encoding = factor.dtype, {}
+    if dtype is None:
+        dtype, encoding = stored_dtype(kind.dtype), {"attlas_dtype": kind.dtype}
+    return ArraySpec(
+        path=f"{kind.kind}/{factor.name}",
+        dims=factor_dims(factor, query_axis=kind.query_axis, key_axis=kind.key_axis),
+        shape=(len(kind.layers), *heads, length, *width),
+        dtype=dtype,
+        shards=(span, *heads, tokens, *width),
+        chunks=(1, *[1] * len(heads), inner, *width),
+        fill=factor.fill,
+        attributes={"long_name": factor.long_name, "units": factor.units} | encoding,
+    )
 
 
 def map_arrays(kind: KindLayout, document: Document, map_dtype: str) -> Iterator[ArraySpec]:
@@ -276,12 +225,12 @@ def map_arrays(kind: KindLayout, document: Document, map_dtype: str) -> Iterator
             "coordinates": "query_token key_token",
         },
     )
-    yield _column(f"{path}/layer", "layer", "int32", kind.layers, "the model's layer index")
-    yield _column(f"{path}/head", "head", "int32", kind.heads, "the model's head index")
+    yield column(f"{path}/layer", "layer", "int32", kind.layers, "the model's layer index")
+    yield column(f"{path}/head", "head", "int32", kind.heads, "the model's head index")
     for dim, axis in (("query", kind.query_axis), ("key", kind.key_axis)):
         tokens = document.tokens[axis]
-        yield _column(f"{path}/{dim}", dim, "int32", tokens.positions, "place in the document", units="token")
-        yield _column(f"{path}/{dim}_token", dim, "str", tokens.text, "the token as text")
+        yield column(f"{path}/{dim}", dim, "int32", tokens.positions, "place in the document", units="token")
+        yield column(f"{path}/{dim}_token", dim, "str", tokens.text, "the token as text")
 
 
 def rules_to_attributes(kinds: Sequence[KindLayout]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -351,7 +300,7 @@ def _rule_arrays(kind: KindLayout) -> Iterator[ArraySpec]:
                 begin = rule.bias.first_offset - first
                 table[i, :, begin : begin + rule.bias.table_HR.shape[1]] = rule.bias.table_HR
         offsets = range(first, last + 1)
-        yield _column(f"{kind.kind}/offset", "offset", "int32", offsets, "key position - query position", units="token")
+        yield column(f"{kind.kind}/offset", "offset", "int32", offsets, "key position - query position", units="token")
         yield ArraySpec(
             path=f"{kind.kind}/position_bias", dims=("layer", "head", "offset"), shape=table.shape, dtype="float32",
             chunks=(1, *table.shape[1:]), fill=np.nan, data=table,
@@ -364,8 +313,8 @@ def _statistic_arrays(kind: KindLayout, packs: Sequence[Pack], queries: int, blo
     for name in statistic_names(same_axis=kind.same_axis, sinks=kind.has_sinks):
         yield _rows(kind, f"statistics/{name}", queries, block, STATISTICS[name].definition, STATISTICS[name].units)
     edges = histogram_edges()
-    yield _column(f"{path}/bin", "bin", "float64", edges[:-1], "left edge of the bin", right_edges=edges[1:].tolist())
-    yield _column(f"{path}/head_other", "head_other", "int32", kind.heads, "the model's head index")
+    yield column(f"{path}/bin", "bin", "float64", edges[:-1], "left edge of the bin", right_edges=edges[1:].tolist())
+    yield column(f"{path}/head_other", "head_other", "int32", kind.heads, "the model's head index")
     yield ArraySpec(
         path=f"{path}/histogram", dims=("pack", "layer", "head", "bin"), dtype="int64",
         shape=(len(packs), layers, heads, HISTOGRAM_BINS), chunks=(1, kind.span, heads, HISTOGRAM_BINS), fill=-1,
@@ -389,37 +338,6 @@ def _rows(kind: KindLayout, name: str, queries: int, block: int, long_name: str,
         chunks=(1, 1, inner_tokens(block, ROW_CHUNK)),
         fill=np.nan,
         attributes={"long_name": long_name, "units": units},
-    )
-
-
-def _column(
-    path: str, dim: str, dtype: str, data: Any, long_name: str, *, units: str = "1", fill: Any = None, **more: Any
-) -> ArraySpec:
-    """A one-dimensional array whose values are known when the atlas is made."""
-    count = len(data)
-    attributes = {"long_name": long_name} | ({} if dtype in {"str", "bool"} else {"units": units}) | more
-    return ArraySpec(
-        path=path,
-        dims=(dim,),
-        shape=(count,),
-        dtype=dtype,
-        chunks=(max(1, min(count, 65_536)),),
-        fill=("" if dtype == "str" else np.dtype(dtype).type(0).item()) if fill is None else fill,
-        packed=True,
-        attributes=attributes,
-        data=np.asarray(list(data), dtype=object) if dtype == "str" else np.asarray(data, dtype=dtype),
-    )
-
-
-def _record(name: str, dtype: str, count: int, long_name: str, *, units: str = "1", **more: Any) -> ArraySpec:
-    return ArraySpec(
-        path=f"packs/{name}",
-        dims=("pack",),
-        shape=(count,),
-        dtype=dtype,
-        chunks=(1,),
-        fill="" if dtype == "str" else 0,
-        attributes={"long_name": long_name} | ({} if dtype == "str" else {"units": units}) | more,
     )
 
 

@@ -37,7 +37,7 @@ _MEMORY: dict[str, MemoryStore] = {}
 
 
 def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """A zarr store for a folder, `memory://name` (of this process), an fsspec URL, or a zarr store as it is.
+    """A zarr store for a folder (`file://` too), `memory://name` of this process, an fsspec URL or a zarr store itself.
 
     storage_options: what fsspec needs to reach the URL (key, secret, endpoint). Raises InputError where the protocol is
     unknown or its package is missing.
@@ -50,6 +50,7 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
     text = str(where)
     if text.startswith("memory://"):
         return _MEMORY.setdefault(text.removeprefix("memory://"), MemoryStore())
+    text = text.removeprefix("file://")  # LocalStore puts files whole, which fsspec's does not
     if "://" in text:
         try:
             # cached listings would show what another process, or this one, has changed since

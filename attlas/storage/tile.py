@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_tile", "only_document", "tile_csv", "tile_json"]
 
-DIMS = ("layer", "head", "query", "key")
-
 
 def choose_tile(
     atlas: Atlas,
@@ -46,14 +44,8 @@ def choose_tile(
     keeps no weights.
     """
     kind = atlas.kinds[0] if kind is None else kind
-    if kind not in atlas.kinds:
-        named = kind if isinstance(kind, str) else found(kind)
-        raise InputError(f"{atlas.name} has no {named} attention: it has {', '.join(atlas.kinds)}")
     document = only_document(atlas) if document is None else document
-    prefix = "" if kind == "self" else f"{kind}_"
-    attention = atlas[document][f"{prefix}attention"]
-    names = [*DIMS, *(f"{dim}_token{column}" for dim in ("query", "key") for column in ("", "_id"))]
-    attention = attention.rename({f"{prefix}{name}": name for name in names} if prefix else {})
+    attention = atlas.attention(document, kind)
     layer, head = (_existing(attention, dim, index) for dim, index in (("layer", layer), ("head", head)))
     tile = attention.sel(layer=layer, head=head)
     places = {dim: _places(tile, dim, given) for dim, given in (("query", queries), ("key", keys)) if given is not None}

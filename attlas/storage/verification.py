@@ -17,6 +17,8 @@ from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.model.layout import KINDS
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
+from attlas.storage.commits import COMMITTED
+from attlas.storage.factors import Factor
 from attlas.storage.lazy import DocumentRows, LazyAttention
 from attlas.storage.stores import Where
 
@@ -86,10 +88,8 @@ def verify(
         ("checksums", _checksums),
         ("values", _values),
         ("row sums", _row_sums),
-        ("maps", _maps),
+        *((("maps", _maps),) if atlas.tier.maps else ()),
     ):
-        if name == "maps" and atlas.keep != "maps":
-            continue
         if progress is not None:
             progress(name)
         checks.append(check(atlas, np.random.default_rng(seed), sample_rows))
@@ -103,18 +103,12 @@ def _expected(atlas: Atlas) -> dict[str, dict[str, tuple[str, ...]]]:
     wanted: dict[str, dict[str, tuple[str, ...]]] = {}
     for kind in atlas.kinds:
         rows = atlas.attrs["kinds"][kind]
-        query, key = schema.token_dim(rows["query_axis"]), schema.token_dim(rows["key_axis"])
-        arrays: dict[str, tuple[str, ...]] = {
-            "log_sum_exp": ("layer", "head", query),
-            "key_start": ("layer", query),
-            "key_stop": ("layer", query),
-        }
-        if atlas.keep == "statistics":
+        axes = {"query_axis": rows["query_axis"], "key_axis": rows["key_axis"]}
+        arrays = {factor.name: schema.factor_dims(factor, **axes) for factor in atlas.tier.kept}
+        if atlas.tier.statistics:
             sinks = any(rule["sink_logit"] for rule in atlas.attrs["score_rules"][kind].values())
             for name in statistic_names(same_axis=KINDS[kind][0] == KINDS[kind][1], sinks=sinks):
-                arrays[f"statistics/{name}"] = ("layer", "head", query)
-        else:
-            arrays |= {"q": ("layer", "head", query, "feature"), "k": ("layer", "kv_head", key, "feature")}
+                arrays[f"statistics/{name}"] = ("layer", "head", schema.token_dim(rows["query_axis"]))
         wanted[kind] = arrays
     return wanted
 
@@ -131,7 +125,7 @@ def _arrays(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
             found = _dims(array)
             if found != dims:
                 problems.append(f"{kind}/{name} has dims {found}, the schema says {dims}")
-            wanted = _dtype(name, array)
+            wanted = _dtype(atlas, name, array)
             if str(array.dtype) != wanted:
                 problems.append(f"{kind}/{name} is {array.dtype}, the schema says {wanted}")
             sizes = {"layer": len(atlas.layers(kind)), **_token_sizes(atlas)}
@@ -147,10 +141,16 @@ def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
     return tuple(str(dim) for dim in array.metadata.dimension_names or ())  # type: ignore[union-attr]
 
 
-def _dtype(name: str, array: zarr.Array[Any]) -> str:
-    if name in {"q", "k"}:
-        return schema.stored_dtype(str(array.attrs.get("attlas_dtype")))
-    return "int32" if name in {"key_start", "key_stop"} else "float32"
+def _dtype(atlas: Atlas, name: str, array: zarr.Array[Any]) -> str:
+    factor = _factor(atlas, name)
+    if factor is None:
+        return "float32"
+    return factor.dtype or schema.stored_dtype(str(array.attrs.get("attlas_dtype")))
+
+
+def _factor(atlas: Atlas, name: str) -> Factor | None:
+    """The factor that an array holds; None for a row statistic."""
+    return next((factor for factor in atlas.tier.kept if factor.name == name), None)
 
 
 def _token_sizes(atlas: Atlas) -> dict[str, int]:
@@ -174,7 +174,7 @@ def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
                 assert isinstance(array, zarr.Array)
                 for key in _shard_keys(atlas, array, dims, pack):
                     there = sync(atlas.root.store.exists(f"{array.path}/{key}"))
-                    if state != schema.COMMITTED:
+                    if state != COMMITTED:
                         stray += there
                         continue
                     shards += 1
@@ -184,7 +184,7 @@ def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
             notes.append(
                 f"pack {pack} is not committed, and {stray} of its shards are on disk: --resume writes it anew"
             )
-    pending = int((states != schema.COMMITTED).sum())
+    pending = int((states != COMMITTED).sum())
     told = f"{shards:,} shards of {len(states) - pending} committed packs" + (f", {pending} pending" if pending else "")
     return _check("commit records", told, problems, notes)
 
@@ -249,7 +249,7 @@ def _all_arrays(group: zarr.Group) -> list[tuple[str, zarr.Array[Any]]]:
 
 
 def _values(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
-    """q, k, log-sum-exp and statistics are finite, and key intervals lie in their documents."""
+    """Factors and statistics are finite, and key intervals lie in their documents."""
     problems, rows_seen = [], 0
     for pack in _committed(atlas):
         for kind, arrays in _expected(atlas).items():
@@ -279,9 +279,11 @@ def _wrong(
 ) -> Iterator[tuple[str, str]]:
     """(document, what is wrong) for a stretch of one layer's array, whose token axis is at `place`."""
     layout = atlas.attrs["kinds"][kind]
-    table, prefix = atlas.documents, schema.axis_prefix(layout["key_axis" if name == "k" else "query_axis"])
+    factor = _factor(atlas, name)
+    axis = "query" if factor is None else factor.axis
+    table, prefix = atlas.documents, schema.axis_prefix(layout[f"{axis}_axis"])
     tokens = np.arange(start, start + values.shape[place])
-    if name in {"key_start", "key_stop"}:
+    if factor is not None and factor.range == "key":
         owner = _owners(table[f"{prefix}token_start"].values, tokens)
         keys = table[f"{schema.axis_prefix(layout['key_axis'])}row_size"].values[owner]
         bad = (values < 0) | (values > keys)
@@ -289,7 +291,7 @@ def _wrong(
             size = int(table[f"{schema.axis_prefix(layout['key_axis'])}row_size"].values[document])
             yield str(table["document_id"].values[document]), f"points outside the document's {size} keys"
         return
-    unsound = _not_finite(values, name, atlas.root[f"{kind}/{name}"].attrs)
+    unsound = _not_finite(values, atlas.root[f"{kind}/{name}"].attrs)
     if unsound.any():
         at_token = np.asarray(unsound.any(axis=tuple(i for i in range(values.ndim) if i != place)))
         for document in np.unique(_owners(table[f"{prefix}token_start"].values, tokens[at_token])):
@@ -303,8 +305,8 @@ def _owners(token_start: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArra
     return found
 
 
-def _not_finite(values: NDArray[Any], name: str, attributes: Mapping[str, Any]) -> NDArray[np.bool_]:
-    if name in {"q", "k"} and attributes.get("attlas_dtype") == "bfloat16":  # all exponent bits set: Inf or NaN
+def _not_finite(values: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[np.bool_]:
+    if attributes.get("attlas_dtype") == "bfloat16":  # all exponent bits set: Inf or NaN
         return (values & 0x7F80) == 0x7F80
     return ~np.isfinite(values)
 
@@ -325,8 +327,8 @@ def _row_sums(atlas: Atlas, rng: np.random.Generator, sample: int) -> Check:
 
     Within ROW_SUM_TOLERANCE, or, where a row is off by more, within what float32 rounds scores of its size by.
     """
-    if atlas.keep == "statistics":
-        return _check("row sums", "statistics keep no factors to sum", [])
+    if not atlas.tier.weights:
+        return _check("row sums", f"{atlas.keep} keep no factors to sum", [])
     problems, notes, seen = [], [], 0
     for document, kind, rows, layer, queries in _samples(atlas, rng, sample):
         where = f"document {document!r}, {kind} layer {rows.layers[layer]}"
@@ -419,7 +421,7 @@ def _pages(atlas: Atlas) -> list[tuple[str, str, DocumentRows]]:
 
 
 def _committed(atlas: Atlas) -> list[int]:
-    return [int(i) for i in np.flatnonzero(atlas.packs["state"].values == schema.COMMITTED)]
+    return [int(i) for i in np.flatnonzero(atlas.packs["state"].values == COMMITTED)]
 
 
 def _check(name: str, examined: str, problems: list[str], notes: list[str] | None = None) -> Check:

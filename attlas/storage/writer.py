@@ -19,9 +19,12 @@ from attlas.engine.model.layout import KindLayout
 from attlas.engine.passage.documents import Document, Pack
 from attlas.engine.passage.headroom import Headroom
 from attlas.errors import InputError, StoreExistsError
-from attlas.storage import schema
+from attlas.storage import commits, schema
+from attlas.storage.array_spec import ArraySpec
+from attlas.storage.commits import COMMITTED, PackRecord, Records
 from attlas.storage.pack_writer import PackWriter
 from attlas.storage.stores import Where, delete_store, holds_atlas, is_empty, open_root, open_store, store_name
+from attlas.storage.tiers import TIERS
 
 __all__ = ["AtlasSpec", "AtlasWriter", "stored_spans"]
 
@@ -30,7 +33,7 @@ __all__ = ["AtlasSpec", "AtlasWriter", "stored_spans"]
 class AtlasSpec:
     """All that an atlas is made of, before its rows are there.
 
-    model, tokenizer, options: what two captures must have in common to share an atlas. block: tokens in a shard of
+    model, tokenizer, options: what two captures must have in common to share an atlas. block: tokens in a Zarr shard of
     what is small, and the alignment of packs.
     """
 
@@ -57,6 +60,8 @@ class AtlasWriter:
 
     def __init__(self, store: Store, root: zarr.Group, spec: AtlasSpec, *, created: bool) -> None:
         self.store, self.root, self.spec, self.created = store, root, spec, created
+        self.tier, self.records = TIERS[spec.keep], Records(root)
+        self._uncommitted = {pack.index for pack in spec.packs}
 
     @classmethod
     def create(
@@ -117,12 +122,16 @@ class AtlasWriter:
                     f"{store_name(where)} was made from other documents ({array.path} differs): "
                     "resume with the same input, or choose another store"
                 )
-        return cls(root.store, root, spec, created=False)
+        writer = cls(root.store, root, spec, created=False)
+        writer._uncommitted = {pack.index for pack in writer.pending_packs()}
+        if not writer._uncommitted:  # the last writer may have been stopped between its commit and this
+            writer.records.publish()
+        return writer
 
     def pending_packs(self) -> tuple[Pack, ...]:
         """The packs that are not committed, in order."""
-        state = np.asarray(self.root["packs/state"][...])  # type: ignore[index]
-        return tuple(pack for pack in self.spec.packs if state[pack.index] != schema.COMMITTED)
+        states = self.records.states()
+        return tuple(pack for pack in self.spec.packs if states[pack.index] != COMMITTED)
 
     def pack(self, pack: Pack) -> PackWriter:
         """A sink for one pack, best used in a `with`: what is not committed at its end is dropped and stays unseen."""
@@ -130,31 +139,31 @@ class AtlasWriter:
         return PackWriter(self.root, pack, kinds=self.spec.kinds, document_id=lambda i: documents[i].id)
 
     def commit(self, pack: Pack, *, seconds: float, attempt: int, size: int, room: Headroom | None = None) -> None:
-        """Record a pack whose every row has been flushed; the state comes last, and alone makes the pack visible.
+        """Record a pack whose every row has been flushed, which alone makes it visible.
 
-        size: bytes written. room: the tile and chunk with which the pack ran.
+        size: bytes written. room: the tile and chunk with which the pack ran. The last pack's commit publishes all
+        records, see `attlas.storage.commits`.
         """
-        self._record(pack, attempt=attempt, seconds=seconds, bytes=size, error="", **_sizes(room))
-        self._record(pack, state=schema.COMMITTED)
+        record = PackRecord(
+            attempt=attempt,
+            seconds=float(seconds),
+            bytes=int(size),
+            tile_bytes=0 if room is None else room.tile_bytes,
+            chunk_tokens=0 if room is None else room.chunk_tokens or 0,
+        )
+        self.records.commit(pack.index, record)
+        self._uncommitted.discard(pack.index)
+        if not self._uncommitted:
+            self.records.publish()
 
     def fail(self, pack: Pack, *, attempt: int, error: str) -> None:
         """Record that a pack was tried, and why it could not be captured; readers do not see it."""
-        self._record(pack, attempt=attempt, error=error, state=schema.FAILED)
+        self.records.fail(pack.index, PackRecord(attempt=attempt, error=error))
 
     def discard_if_empty(self) -> None:
         """Delete the store if this writer made it and no pack was committed."""
         if self.created and len(self.pending_packs()) == len(self.spec.packs):
             delete_store(self.store)
-
-    def _record(self, pack: Pack, **values: Any) -> None:
-        for name, value in values.items():
-            array = self.root[f"packs/{name}"]
-            assert isinstance(array, zarr.Array)
-            array[pack.index : pack.index + 1] = np.array([value], dtype=object if name == "error" else array.dtype)
-
-
-def _sizes(room: Headroom | None) -> dict[str, int]:
-    return {} if room is None else {"tile_bytes": room.tile_bytes, "chunk_tokens": room.chunk_tokens or 0}
 
 
 def _check_documents(documents: Sequence[Document], packs: Sequence[Pack]) -> None:
@@ -173,19 +182,21 @@ def _consolidate(store: Store) -> None:
         zarr.consolidate_metadata(store)
 
 
-def _arrays(spec: AtlasSpec) -> Iterator[schema.ArraySpec]:
+def _arrays(spec: AtlasSpec) -> Iterator[ArraySpec]:
+    tier = TIERS[spec.keep]
     yield from schema.document_arrays(spec.documents, spec.packs)
     for axis in spec.packs[0].token_start:
         yield from schema.token_arrays(spec.documents, spec.packs, axis, spec.block)
     yield from schema.pack_arrays(spec.packs)
+    yield from commits.pack_arrays(spec.packs)
     for kind in spec.kinds:
-        yield from schema.kind_arrays(kind, spec.packs, spec.block, spec.keep)
-        if spec.keep == "maps":
+        yield from schema.kind_arrays(kind, spec.packs, spec.block, tier)
+        if tier.maps:
             for document in spec.documents:
                 yield from schema.map_arrays(kind, document, spec.map_dtype)
 
 
-def _token_ids(spec: AtlasSpec) -> Iterator[schema.ArraySpec]:
+def _token_ids(spec: AtlasSpec) -> Iterator[ArraySpec]:
     for axis in schema.axes_of([kind.kind for kind in spec.kinds]):
         arrays = schema.token_arrays(spec.documents, spec.packs, axis, spec.block)
         yield next(array for array in arrays if array.path.endswith("/token_id"))
@@ -211,7 +222,7 @@ def _attributes(spec: AtlasSpec) -> dict[str, Any]:
         },
         "score_rules": schema.rules_to_attributes(spec.kinds),
         "keep": spec.keep,
-        "map_dtype": spec.map_dtype if spec.keep == "maps" else None,
+        "map_dtype": spec.map_dtype if TIERS[spec.keep].maps else None,
         "block": spec.block,
         "options": dict(spec.options or {}),
         "created": now,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.codecs.sharding import ShardingCodec, ShardingCodecIndexLocation
 
-from attlas.storage.zarr_shards import ABSENT, CRC, store_shard
+from attlas.storage.zarr_shards import ABSENT, CRC, store_zarr_shard
 
 __all__ = ["write_map_rows"]
 
@@ -43,7 +43,7 @@ def write_map_rows(array: zarr.Array[Any], layer: int, start: int, a_HQK: NDArra
         for k in shards_K:
             shard = _encode(array, codec, a_HQK[head, :, k * array.shards[3] : (k + 1) * array.shards[3]])  # type: ignore[index]
             if shard is not None:
-                store_shard(array, (layer, head, row, k), shard)
+                store_zarr_shard(array, (layer, head, row, k), shard)
                 size += len(shard)
         return size
 

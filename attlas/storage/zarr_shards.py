@@ -17,7 +17,7 @@ from zarr.codecs.sharding import ShardingCodec, ShardingCodecIndexLocation
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-__all__ = ["ABSENT", "CRC", "encode", "store_shard", "takes_raw_shards"]
+__all__ = ["ABSENT", "CRC", "encode", "store_zarr_shard", "takes_raw_shards"]
 
 ABSENT = np.uint64(2**64 - 1)
 CRC = 4
@@ -64,7 +64,7 @@ def encode(values: NDArray[Any], *, inner: int, used: int, axis: int, layers: in
     return shard
 
 
-def store_shard(array: zarr.Array[Any], coordinates: tuple[int, ...], shard: NDArray[np.uint8]) -> None:
+def store_zarr_shard(array: zarr.Array[Any], coordinates: tuple[int, ...], shard: NDArray[np.uint8]) -> None:
     """Put the bytes of a shard where the array keeps it; coordinates count shards on each dimension."""
     key = f"{array.path}/{array.metadata.encode_chunk_key(coordinates)}"
     sync(array.store.set(key, default_buffer_prototype().buffer.from_array_like(shard)))

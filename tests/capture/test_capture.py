@@ -259,11 +259,11 @@ def test_chunks_change_nothing() -> None:
 def test_shards_of_several_layers_hold_the_same(layers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus of many blocks puts several layers into a file: fewer files, every array and answer the same."""
     model, inputs = build_model(BY_NAME["gemma2"], layers=4), documents(BY_NAME["gemma2"], lengths=(120, 20, 90, 100))
-    monkeypatch.setattr("attlas.engine.passage.sizes.FACTOR_TOKENS", 64)
+    monkeypatch.setattr("attlas.storage.sizes.FACTOR_TOKENS", 64)
     monkeypatch.setattr("attlas.storage.schema.FACTOR_TOKENS", 64)
     stores: dict[str, Any] = {}
     for most, name in ((1000, "many"), (20 if layers == 2 else 1, "few")):
-        monkeypatch.setattr("attlas.engine.passage.sizes.FACTOR_FILES", most)
+        monkeypatch.setattr("attlas.storage.sizes.FACTOR_FILES", most)
         stores[name] = attlas.capture(model, inputs, tmp_path / name, chunk_tokens=100)
     blocks = -(-stores["few"].root["self/q"].shape[2] // 64)
     for name, span in (("many", 1), ("few", layers)):

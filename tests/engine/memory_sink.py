@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from attlas.engine.listeners.sink import LayerBlock, MapTile
+from attlas.engine.listeners.sink import LayerRows, MapTile
 
 
 class MemorySink:
     """Implements `attlas.engine.listeners.sink.Sink`."""
 
     def __init__(self) -> None:
-        self.blocks: list[LayerBlock] = []
+        self.blocks: list[LayerRows] = []
         self.tiles: list[MapTile] = []
 
-    def write(self, block: LayerBlock) -> None:
-        self.blocks.append(block)
+    def write(self, rows: LayerRows) -> None:
+        self.blocks.append(rows)
 
     def write_map(self, tile: MapTile) -> None:
         self.tiles.append(tile)
 
-    def layer(self, kind: str, layer: int) -> LayerBlock:
+    def layer(self, kind: str, layer: int) -> LayerRows:
         """All blocks of one layer, joined along their rows; keys are joined only where each block brought its own."""
         blocks = [b for b in self.blocks if (b.kind, b.layer) == (kind, layer)]
         assert blocks, f"no block of {kind} layer {layer}"
         own_keys = kind != "cross"
-        return LayerBlock(
+        return LayerRows(
             kind=kind,
             layer=layer,
             query_start=blocks[0].query_start,
             key_start=blocks[0].key_start,
-            q_HND=_join([b.q_HND for b in blocks]),
-            k_GMD=_join([b.k_GMD for b in blocks]) if own_keys else blocks[0].k_GMD,
-            lse_HN=_join([b.lse_HN for b in blocks]),
-            interval_start_N=np.concatenate([b.interval_start_N for b in blocks if b.interval_start_N is not None]),
-            interval_stop_N=np.concatenate([b.interval_stop_N for b in blocks if b.interval_stop_N is not None]),
+            factors={
+                name: torch.cat(
+                    [b.factors[name] for b in blocks if name in b.factors][: None if own_keys or name != "k" else 1],
+                    min(1, blocks[0].factors[name].ndim - 1),
+                )
+                for name in blocks[0].factors
+            },
             statistics={name: torch.cat([b.statistics[name] for b in blocks], 1) for name in blocks[0].statistics},
             histogram_HB=_total([b.histogram_HB for b in blocks]),
             head_gram_HH=_total([b.head_gram_HH for b in blocks]),
@@ -52,10 +53,6 @@ class MemorySink:
             a_HQK[:, rows, columns] = torch.where(seen[rows, columns], torch.nan, tile.a_HQK)
             seen[rows, columns] = True
         return a_HQK
-
-
-def _join(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
-    return None if parts[0] is None else torch.cat([part for part in parts if part is not None], 1)
 
 
 def _total(parts: list[torch.Tensor | None]) -> torch.Tensor | None:

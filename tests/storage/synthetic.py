@@ -15,10 +15,11 @@ from attlas.engine.kernels.measure import Measure
 from attlas.engine.kernels.problem import Problem, TokenFacts
 from attlas.engine.kernels.reference import row_statistics
 from attlas.engine.kernels.row_statistics import statistic_names
-from attlas.engine.listeners.sink import LayerBlock
+from attlas.engine.listeners.sink import LayerRows
 from attlas.engine.model.layout import KindLayout
 from attlas.engine.passage.documents import Document, Pack, Tokens, plan_packs
 from attlas.storage import AtlasSpec, AtlasWriter
+from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 FEATURES = 8
 
@@ -68,7 +69,7 @@ class Synthetic:
             model={"name": "synthetic", "model_class": "None"},
         )  # fmt: skip
 
-    def write_pack(self, writer: AtlasWriter, pack: Pack, *, keep: str = "factors", step: int = 37) -> None:
+    def write_pack(self, writer: AtlasWriter, pack: Pack, *, keep: str = DEFAULT_TIER, step: int = 37) -> None:
         """Hand the pack over layer by layer, `step` rows at a time, and commit it."""
         with writer.pack(pack) as sink:
             for layer_index, layer in enumerate(self.kind.layers):
@@ -77,7 +78,7 @@ class Synthetic:
                         sink.write(block)
             writer.commit(pack, seconds=0.5, attempt=1, size=sink.flush())
 
-    def _blocks(self, document: int, index: int, layer: int, begin: int, keep: str, step: int) -> Sequence[LayerBlock]:
+    def _blocks(self, document: int, index: int, layer: int, begin: int, keep: str, step: int) -> Sequence[LayerRows]:
         q, k = (torch.from_numpy(x[document][index]) for x in (self.q, self.k))
         length = q.shape[1]
         start, stop = self.interval(length)
@@ -86,22 +87,26 @@ class Synthetic:
             first_N=np.zeros(length, dtype=np.int64), own_N=np.arange(length), ids_N=ids, ids_M=ids,
             special_M=self.documents[document].tokens["text"].special,
         )  # fmt: skip
-        names = statistic_names(same_axis=True, sinks=self.kind.has_sinks) if keep == "statistics" else ()
+        tier = TIERS[keep]
+        names = statistic_names(same_axis=True, sinks=self.kind.has_sinks) if tier.statistics else ()
         problem = Problem(
             q_HND=q, k_GMD=k, rule=self.kind.rules[index], start_N=start, stop_N=stop, tokens=tokens
         )  # fmt: skip
-        whole = keep == "statistics"
-        rows = row_statistics(problem, Measure(names=names, histogram=whole, head_gram=whole))
+        rows = row_statistics(problem, Measure(names=names, histogram=tier.statistics, head_gram=tier.statistics))
+        every = {
+            "q": q, "k": k, "log_sum_exp": rows.lse_HN, "key_start": torch.from_numpy(start.astype(np.int32)),
+            "key_stop": torch.from_numpy(stop.astype(np.int32)),
+        }  # fmt: skip
         blocks = []
         for row in range(0, length, step):
             part = slice(row, min(row + step, length))
             blocks.append(
-                LayerBlock(
+                LayerRows(
                     kind="self", layer=layer, query_start=begin + row, key_start=begin + row,
-                    q_HND=q[:, part] if keep != "statistics" else None,
-                    k_GMD=k[:, part] if keep != "statistics" else None,
-                    lse_HN=rows.lse_HN[:, part],
-                    interval_start_N=start[part].astype(np.int32), interval_stop_N=stop[part].astype(np.int32),
+                    factors={
+                        name: every[name][..., part, :] if name in "qk" else every[name][..., part]
+                        for name in tier.factors
+                    },
                     statistics={name: value[:, part] for name, value in rows.statistics.items()},
                     histogram_HB=rows.histogram_HB if row == 0 else None,
                     head_gram_HH=rows.head_gram_HH if row == 0 else None,
@@ -137,7 +142,7 @@ def synthetic(
     }
     kind = KindLayout(
         kind="self", layers=layers, heads=tuple(range(heads)), kv_heads=tuple(range(kv_heads)), group=heads // kv_heads,
-        features=FEATURES, dtype="float32",
+        features=FEATURES, value_features=FEATURES, dtype="float32",
         rules=(rules[rule],) * len(layers),
     )  # fmt: skip
     return Synthetic(

@@ -1,100 +1,80 @@
-"""One conformance class that every kind of store is run through: memory, a local folder, an S3 server."""
+"""Every kind of store through the conformance class, and what a place may be."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
+import fsspec
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from attlas.errors import InputError, StoreExistsError, StoreMissingError, TierError
-from attlas.storage import AtlasWriter, open_atlas, store_bytes, verify
+from attlas.errors import InputError, StoreExistsError
+from attlas.storage import AtlasWriter, open_atlas, verify
 from tests.conftest import S3Server
+from tests.storage.conformance import Place, StoreConformance
+from tests.storage.slow_store import SlowStore
 from tests.storage.synthetic import synthetic
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    where: str
-    options: dict[str, Any] | None = None
-
-
-@pytest.fixture(params=["local", "memory", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "local":
+class TestLocal(StoreConformance):
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Place:
         return Place(where=str(tmp_path / "atlas.zarr"))
-    if request.param == "memory":
+
+
+class TestFileUrl(StoreConformance):
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Place:
+        return Place(where=f"file://{tmp_path}/atlas.zarr")
+
+
+class TestMemory(StoreConformance):
+    @pytest.fixture
+    def place(self) -> Place:
         return Place(where=f"memory://{uuid4()}")
-    server: S3Server = request.getfixturevalue("s3_server")
-    return Place(where=f"s3://{server.bucket}/{uuid4()}.zarr", options=server.storage_options)
 
 
-class TestAnyStore:
-    def test_factors_round_trip(self, place: Place) -> None:
-        made = synthetic()
-        writer = AtlasWriter.create(place.where, made.spec("factors"), storage_options=place.options)
-        for pack in made.packs:
-            made.write_pack(writer, pack)
-        atlas = open_atlas(place.where, storage_options=place.options)
-        assert list(atlas) == ["doc-0", "doc-1", "doc-2", "doc-3"]
-        for i in range(4):
-            np.testing.assert_allclose(atlas[f"doc-{i}"].attention.values, made.dense(i), atol=2e-6)
-        report = verify(place.where, storage_options=place.options)
-        assert report.passed, report.problems
-        assert store_bytes(place.where, storage_options=place.options) > 10_000
+class TestMemoryOfFsspec(StoreConformance):
+    @pytest.fixture
+    def place(self) -> Place:
+        from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
-    def test_a_pack_shows_only_once_it_is_committed(self, place: Place) -> None:
-        made = synthetic()
-        assert len(made.packs) == 3
-        writer = AtlasWriter.create(place.where, made.spec("factors"), storage_options=place.options)
-        made.write_pack(writer, made.packs[1])
-        atlas = open_atlas(place.where, storage_options=place.options)
-        assert list(atlas) == ["doc-2"]
-        with pytest.raises(KeyError, match="not committed"):
-            atlas["doc-0"]
-        again = AtlasWriter.reopen(place.where, made.spec("factors"), storage_options=place.options)
-        assert [pack.index for pack in again.pending_packs()] == [0, 2]
-        for pack in again.pending_packs():
-            made.write_pack(again, pack)
-        assert len(open_atlas(place.where, storage_options=place.options)) == 4
-        assert verify(place.where, storage_options=place.options).passed
+        files = AsyncFileSystemWrapper(fsspec.filesystem("memory"), asynchronous=True)
+        return Place(where=FsspecStore(files, path=f"/{uuid4()}"))
 
-    def test_a_store_that_exists_is_refused_then_replaced(self, place: Place) -> None:
-        made = synthetic()
-        AtlasWriter.create(place.where, made.spec("factors"), storage_options=place.options)
-        with pytest.raises(StoreExistsError, match="--overwrite"):
-            AtlasWriter.create(place.where, made.spec("factors"), storage_options=place.options)
-        writer = AtlasWriter.create(place.where, made.spec("statistics"), storage_options=place.options, overwrite=True)
-        assert open_atlas(place.where, storage_options=place.options).keep == "statistics"
-        writer.discard_if_empty()
-        with pytest.raises(StoreMissingError):
-            open_atlas(place.where, storage_options=place.options)
 
-    def test_statistics_tier(self, place: Place) -> None:
-        made = synthetic(rule="sinks", window=9)
-        writer = AtlasWriter.create(place.where, made.spec("statistics"), storage_options=place.options)
-        for pack in made.packs:
-            made.write_pack(writer, pack, keep="statistics")
-        atlas = open_atlas(place.where, storage_options=place.options)
-        for i in range(4):
-            a = made.dense(i)
-            page = atlas[f"doc-{i}"]
-            entropy = -(a * np.log(np.where(a > 0, a, 1))).sum(-1)
-            np.testing.assert_allclose(page.entropy.values, entropy, atol=1e-5)
-            np.testing.assert_allclose(page.sink_residual.values, 1 - a.sum(-1), atol=1e-5)
-            with pytest.raises(TierError, match='keep="factors"'):
-                page.attention  # noqa: B018
-        gram = np.asarray(atlas.root["self/statistics/head_gram"][...])  # type: ignore[index]
-        expected = [
-            sum(np.einsum("lhqk,lgqk->lhg", made.dense(i), made.dense(i)) for i in pack.documents)
-            for pack in made.packs
-        ]
-        np.testing.assert_allclose(gram, expected, rtol=1e-5)
-        assert verify(place.where, storage_options=place.options).passed
+class TestS3(StoreConformance):
+    @pytest.fixture
+    def place(self, s3_server: S3Server) -> Place:
+        return Place(where=f"s3://{s3_server.bucket}/{uuid4()}.zarr", options=s3_server.storage_options)
+
+
+class TestSlow(StoreConformance):
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(where=SlowStore(seconds=0.001))
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_a_store_that_cannot_be_written_is_read_all_the_same(kind: str, tmp_path: Path) -> None:
+    made = synthetic()
+    store: Store = LocalStore(tmp_path / "a.zarr") if kind == "local" else MemoryStore()
+    writer = AtlasWriter.create(store, made.spec("factors"))
+    made.write_pack(writer, made.packs[0])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    frozen = store.with_read_only(True)
+    atlas = open_atlas(frozen)
+    assert len(atlas) == len(made.packs[0].documents)
+    np.testing.assert_allclose(atlas["doc-0"].attention.values, made.dense(0), atol=2e-6)
+    assert verify(frozen).problems == ()
+    with pytest.raises(ValueError, match="read-only"):
+        AtlasWriter.reopen(frozen, made.spec("factors"))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_a_folder_that_is_no_atlas_is_never_deleted(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 from attlas.errors import CorruptAtlasError
 from attlas.storage import zarr_shard_reader as shard_reader
 from attlas.storage.zarr_shard_reader import KeptChunks, ShardReader, ShardReaders
-from attlas.storage.zarr_shards import CRC, encode, store_shard
+from attlas.storage.zarr_shards import CRC, encode, store_zarr_shard
 from tests.storage.test_zarr_shards import FEATURES, HEADS, INNER, TOKENS, stored
 
 
@@ -31,7 +31,7 @@ def test_rows_run_over_shards_and_arrays_without_heads_or_features_are_read_too(
     )  # fmt: skip
     for shard in range(3):
         part = values[:, shard * 8 : (shard + 1) * 8]
-        store_shard(array, (0, shard), encode(part, inner=4, used=8, axis=1, layers=2))
+        store_zarr_shard(array, (0, shard), encode(part, inner=4, used=8, axis=1, layers=2))
     reader = ShardReader(array)
     np.testing.assert_array_equal(reader.read(1, None, np.arange(5, 22)), values[1, 5:22])
     np.testing.assert_array_equal(reader.read(0, None, np.array([23, 2, 9])), values[0, [23, 2, 9]])
@@ -45,7 +45,7 @@ def test_a_shard_that_was_never_written_holds_the_fill_value() -> None:
     reader, rows = ShardReader(array), np.arange(TOKENS)
     np.testing.assert_array_equal(reader.read(1, None, rows), np.full((HEADS, TOKENS, FEATURES), 7))
     ones = np.ones((1, HEADS, TOKENS, FEATURES), dtype="f4")
-    store_shard(array, (1, 0, 0, 0), encode(ones, inner=INNER, used=TOKENS, axis=2, layers=1))
+    store_zarr_shard(array, (1, 0, 0, 0), encode(ones, inner=INNER, used=TOKENS, axis=2, layers=1))
     np.testing.assert_array_equal(reader.read(1, None, rows), ones[0])  # it has come meanwhile
 
 
@@ -131,7 +131,7 @@ def test_shards_of_a_long_array_are_read_together(monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     for shard in range(4):
         part = values[:, shard * 8 : (shard + 1) * 8]
-        store_shard(array, (0, shard), encode(part, inner=4, used=8, axis=1, layers=1))
+        store_zarr_shard(array, (0, shard), encode(part, inner=4, used=8, axis=1, layers=1))
     before = store.trips
     np.testing.assert_array_equal(ShardReader(array).read(0, None, np.arange(1, 31)), values[0, 1:31])
     assert store.trips - before == trips

@@ -13,7 +13,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
 from attlas.storage.zarr_shard_reader import ShardReader
-from attlas.storage.zarr_shards import encode, store_shard
+from attlas.storage.zarr_shards import encode, store_zarr_shard
 
 HEADS, TOKENS, INNER, FEATURES = 2, 16, 4, 3
 
@@ -30,7 +30,7 @@ def stored(
     values[:, :, used:] = 7
     for shard in range(-(-layers // span)):
         part = values[shard * span : (shard + 1) * span]
-        store_shard(array, (shard, 0, 0, 0), encode(part, inner=INNER, used=used, axis=2, layers=span))
+        store_zarr_shard(array, (shard, 0, 0, 0), encode(part, inner=INNER, used=used, axis=2, layers=span))
     return array, values
 
 

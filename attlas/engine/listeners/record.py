@@ -18,7 +18,8 @@ from attlas.engine.kernels import door
 from attlas.engine.kernels.measure import TILE_BYTES, Attended, Measure
 from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.listeners.finite import check_finite
-from attlas.engine.listeners.sink import LayerBlock, MapTile, Sink
+from attlas.engine.listeners.recording import AttendedRows, Recording
+from attlas.engine.listeners.sink import LayerRows, MapTile, Sink
 from attlas.engine.model.layout import KindLayout
 from attlas.engine.passage.chunk_rows import ChunkRows
 from attlas.engine.passage.passage import AxisTokens
@@ -33,7 +34,7 @@ Indices = NDArray[np.int64]
 class Record(Listener):
     """Records what the model asks and is answered where it stands: an edit behind it is in the output alone.
 
-    keep: the tier. kinds: by name, the layers and heads to keep. document_ids: number -> id, for messages.
+    recording: what is taken. kinds: by name, the layers and heads to keep. document_ids: number -> id, for messages.
     tile_bytes: the most that a score tile takes. The calls must be placed in a passage.
     Raises NotFiniteError naming document, layer, head and token; what the sink then holds must not be committed.
     """
@@ -42,12 +43,12 @@ class Record(Listener):
         self,
         sink: Sink,
         *,
-        keep: str,
+        recording: Recording,
         kinds: Mapping[str, KindLayout],
         document_ids: Callable[[int], str] = str,
         tile_bytes: int = TILE_BYTES,
     ) -> None:
-        self.sink, self.keep, self.kinds, self.document_ids = sink, keep, kinds, document_ids
+        self.sink, self.recording, self.kinds, self.document_ids = sink, recording, kinds, document_ids
         self.tile_bytes = tile_bytes
 
     def before(self, call: AttentionCall) -> AttentionCall:
@@ -60,8 +61,8 @@ class Record(Listener):
         kind = self._kept(rows)
         _Where(self.document_ids, rows).check_rows(attended.rows.lse_HN, call.measure)
         if kind is not None:
-            self.sink.write(self._block(call, kind, rows, attended))
-            if self.keep == "maps" and len(rows.ordinal_R):
+            self.sink.write(self._layer_rows(call, kind, rows, attended))
+            if self.recording.maps and len(rows.ordinal_R):
                 self._write_maps(call, kind, rows, attended)
         return attended
 
@@ -73,7 +74,7 @@ class Record(Listener):
     def _measure(self, kind: KindLayout | None, rows: ChunkRows) -> Measure:
         if kind is None:
             return Measure(tile_bytes=self.tile_bytes)
-        statistics = self.keep == "statistics"
+        statistics = self.recording.statistics
         return Measure(
             names=statistic_names(same_axis=kind.same_axis, sinks=kind.has_sinks) if statistics else (),
             histogram=statistics,
@@ -83,20 +84,25 @@ class Record(Listener):
             tile_bytes=self.tile_bytes,
         )
 
-    def _block(self, call: AttentionCall, kind: KindLayout, rows: ChunkRows, attended: Attended) -> LayerBlock:
-        factors, measured = self.keep != "statistics", attended.rows
-        first_R = rows.kept(rows.tokens.first_N)
-        any_row = bool(len(first_R))
-        return LayerBlock(
+    def _layer_rows(self, call: AttentionCall, kind: KindLayout, rows: ChunkRows, attended: Attended) -> LayerRows:
+        measured, first_R = attended.rows, rows.kept(rows.tokens.first_N)
+        source = AttendedRows(
+            call=call,
+            attended=attended,
+            heads=kind.heads,
+            kv_heads=kind.kv_heads,
+            chosen_R=rows.chosen_R,
+            own_keys=rows.own_keys,
+            start_R=torch.from_numpy((rows.kept(rows.start_N) - first_R).astype(np.int32)),
+            stop_R=torch.from_numpy((rows.kept(rows.stop_N) - first_R).astype(np.int32)),
+        )
+        takes = {**(self.recording.queries if len(first_R) else {}), **self.recording.keys}
+        return LayerRows(
             kind=kind.kind,
             layer=rows.layout.layer,
             query_start=rows.row_start,
             key_start=rows.key_axis.token_start + rows.own_keys.start,
-            q_HND=_host(_picked(call.q_HND, kind.heads, rows.chosen_R)) if factors and any_row else None,
-            k_GMD=_host(_picked(call.k_GMD[:, rows.own_keys], kind.kv_heads, None)) if factors else None,
-            lse_HN=_host(measured.lse_HN) if any_row else None,
-            interval_start_N=(rows.kept(rows.start_N) - first_R).astype(np.int32) if any_row else None,
-            interval_stop_N=(rows.kept(rows.stop_N) - first_R).astype(np.int32) if any_row else None,
+            factors={name: _host(take(source)) for name, take in takes.items()},
             statistics={name: _host(value) for name, value in measured.statistics.items()},
             histogram_HB=None if measured.histogram_HB is None else _host(measured.histogram_HB),
             head_gram_HH=None if measured.head_gram_HH is None else _host(measured.head_gram_HH),

@@ -1,6 +1,6 @@
-"""What a capture hands on: one layer's block of rows, and the sink that takes it.
+"""What a capture hands on: rows of one layer, and the sink that takes them.
 
-Suffixes: H query heads, G kv heads, N query tokens, M key tokens, D features, B histogram bins.
+Suffixes: H query heads, N query tokens, Q queries and K keys of a tile, B histogram bins.
 """
 
 from __future__ import annotations
@@ -9,36 +9,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-__all__ = ["LayerBlock", "MapTile", "Sink"]
+__all__ = ["LayerRows", "MapTile", "Sink"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LayerBlock:
+class LayerRows:
     """The rows of one layer that one forward pass produced, on the CPU.
 
     kind, layer: which attention; `layer` is the model's own index.
-    query_start: place of the first row on the atlas's query token axis.
-    key_start: place of k's first token on the atlas's key token axis (equal to query_start but for cross-attention).
-    q_HND, k_GMD: factors in the model's dtype, after rotary and normalisation; None where the tier keeps none.
-    lse_HN: log-sum-exp of each row's scores, float32, in nats, sink logit included.
-    interval_start_N, interval_stop_N: each row's key interval, int32, counted from the document's first key.
+    query_start: place of the first query row on the atlas's query axis.
+    key_start: place of the first key row on the atlas's key token axis (equal to query_start but for cross-attention).
+    factors: name -> rows, (heads, rows, ...) or (rows,), as a `Recording` takes them, in the dtype they have there;
+        factors of query rows are left out where no row of the pass is kept.
     statistics: name -> (H, N) float32.
-    histogram_HB: int64 counts of weights; head_gram_HH: float64; both summed over the rows of the block.
+    histogram_HB: int64 counts of weights; head_gram_HH: float64; both summed over these rows.
     """
 
     kind: str
     layer: int
     query_start: int
     key_start: int
-    q_HND: torch.Tensor | None = None
-    k_GMD: torch.Tensor | None = None
-    lse_HN: torch.Tensor | None = None
-    interval_start_N: NDArray[np.int32] | None = None
-    interval_stop_N: NDArray[np.int32] | None = None
+    factors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     statistics: Mapping[str, torch.Tensor] = field(default_factory=dict)
     histogram_HB: torch.Tensor | None = None
     head_gram_HH: torch.Tensor | None = None
@@ -59,9 +52,9 @@ class MapTile:
 class Sink(Protocol):
     """Takes what a capture produces. Owned by the engine, implemented by storage, and by tests in memory.
 
-    Blocks of one layer arrive in token order. A sink may buffer; nothing counts until its owner commits the pack.
+    Rows of one layer arrive in token order. A sink may buffer; nothing counts until its owner commits the pack.
     """
 
-    def write(self, block: LayerBlock) -> None: ...
+    def write(self, rows: LayerRows) -> None: ...
 
     def write_map(self, tile: MapTile) -> None: ...

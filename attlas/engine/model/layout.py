@@ -75,6 +75,7 @@ class KindLayout:
     kv_heads: tuple[int, ...]
     group: int
     features: int
+    value_features: int
     dtype: str
     rules: tuple[ScoreRule, ...]
     chosen_rows: bool = False
@@ -206,6 +207,7 @@ def _kind_layout(kind: str, calls: list[LayerLayout]) -> KindLayout:
         kv_heads=tuple(range(kv_heads)),
         group=head_count // kv_heads,
         features=max(call.features for call in calls),
+        value_features=max(call.value_features for call in calls),
         dtype=dtype,
         rules=tuple(call.rule for call in calls),
     )

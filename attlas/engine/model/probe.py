@@ -20,7 +20,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from attlas.engine.attention.interface import attending, own_attention
 from attlas.engine.listeners.probe import LayoutListener
-from attlas.engine.listeners.sink import LayerBlock, MapTile
+from attlas.engine.listeners.recording import Recording
+from attlas.engine.listeners.sink import LayerRows, MapTile
 from attlas.engine.model.layout import LayerLayout, ModelLayout
 from attlas.engine.model.load import LoadedModel
 from attlas.engine.model.positions import rotary_depends_on_length
@@ -128,7 +129,7 @@ class LocalStage:
 
     def passage(self, layout: ModelLayout, passage: Passage, states: list[Any]) -> list[Any]:
         own = own_layout(layout, interface_modules(self.shard.model))
-        opened = ShardRunner(self.shard, own, keep="factors", kinds=()).open(passage, _NoSink(), finish=True)
+        opened = ShardRunner(self.shard, own, recording=Recording(), kinds=()).open(passage, _NoSink(), finish=True)
         return [_handed_on(opened.step(chunk, state)) for chunk, state in enumerate(states)]
 
     def _eager(self, inputs: dict[str, Any], state: Any) -> Any:
@@ -231,7 +232,7 @@ def _tensor(state: Any) -> torch.Tensor:
 class _NoSink:
     """Takes what a probe's runs produce, and drops it."""
 
-    def write(self, block: LayerBlock) -> None: ...
+    def write(self, rows: LayerRows) -> None: ...
 
     def write_map(self, tile: MapTile) -> None: ...
 

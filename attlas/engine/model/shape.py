@@ -1,4 +1,4 @@
-"""The sizes of a model from its configuration alone, and what they mean in bytes on disk, a tier at a time.
+"""The sizes of a model from its configuration alone.
 
 The model is built on the meta device, where tensors have shapes and no bytes, so that a plan for a model of any size
 takes seconds and no memory.
@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.model.load import DTYPES
 from attlas.engine.model.support import check_supported, interface_modules
 from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["LayerShape", "ModelShape", "model_shape", "shape_of", "tier_bytes", "with_offload"]
+__all__ = ["LayerShape", "ModelShape", "model_shape", "shape_of", "with_offload"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,28 +74,6 @@ def shape_of(model: PreTrainedModel, *, dtype: str = "auto") -> ModelShape:
         layers=tuple(_layer_shape(model, module) for module in modules),
         chunkable=not config.is_encoder_decoder and all(getattr(module, "is_causal", True) for module in modules),
     )
-
-
-def tier_bytes(shape: ModelShape, *, tokens: int, documents: int = 1) -> dict[str, int]:
-    """Bytes on disk of each tier for `documents` documents of `tokens` tokens.
-
-    Maps are counted in float16, uncompressed, and whole: what a causal model leaves empty and what compresses is
-    bytes saved against this figure.
-    """
-    if tokens < 1 or documents < 1:
-        raise InputError(f"cannot plan for {documents} documents of {tokens} tokens: give 1 or more of each")
-    size = DTYPES[shape.dtype].itemsize
-    total = tokens * documents
-    rows = sum(layer.heads for layer in shape.layers) * total
-    intervals = len(shape.layers) * total * 8
-    factors = sum(layer.features * (layer.heads + layer.kv_heads) for layer in shape.layers) * total * size
-    names = len(statistic_names(same_axis=True, sinks=False))
-    disk = {
-        "statistics": rows * 4 * (1 + names) + intervals,
-        "factors": factors + rows * 4 + intervals,
-    }
-    disk["maps"] = disk["factors"] + sum(layer.heads for layer in shape.layers) * tokens * tokens * documents * 2
-    return disk
 
 
 def _intermediate(text: PreTrainedConfig) -> int:

@@ -17,6 +17,7 @@ from attlas.engine.attention.interface import attending
 from attlas.engine.kernels.measure import TILE_BYTES, Attended
 from attlas.engine.kernels.problem import TokenFacts
 from attlas.engine.listeners.record import Record
+from attlas.engine.listeners.recording import Recording
 from attlas.engine.listeners.sink import Sink
 from attlas.engine.model.layout import KINDS, KindLayout, LayerLayout, ModelLayout
 from attlas.engine.model.shard import Shard, State
@@ -24,16 +25,14 @@ from attlas.engine.passage.chunk_rows import ChunkRows, token_facts
 from attlas.engine.passage.passage import Passage
 from attlas.errors import InputError, MissingAttentionError, UnsupportedModelError
 
-__all__ = ["KEEPS", "PassageRun", "ShardRunner", "final_states", "forward_inputs"]
-
-KEEPS = ("statistics", "factors", "maps")
+__all__ = ["PassageRun", "ShardRunner", "final_states", "forward_inputs"]
 
 
 class ShardRunner:
     """A shard, which may be a whole model, ready to run passages.
 
-    layout: of the shard's own layers. keep: the tier. kinds: the layers and heads to keep; None for all.
-    tile_bytes: the most that a score tile takes, which a caller short of memory may lower between runs.
+    layout: of the shard's own layers. recording: what goes to the sink. kinds: the layers and heads to keep; None for
+    all. tile_bytes: the most that a score tile takes, which a caller short of memory may lower between runs.
     Plain Python: a Ray actor is a thin shell around it.
     """
 
@@ -42,12 +41,12 @@ class ShardRunner:
         shard: Shard,
         layout: ModelLayout,
         *,
-        keep: str,
+        recording: Recording,
         kinds: Sequence[KindLayout] | None = None,
         document_ids: Callable[[int], str] = str,
         on_layer: Callable[[str, int], None] | None = None,
     ) -> None:
-        self.shard, self.layout, self.keep = shard, layout, keep
+        self.shard, self.layout, self.recording = shard, layout, recording
         self.kinds = {kind.kind: kind for kind in (layout.kinds() if kinds is None else kinds)}
         self.document_ids, self.on_layer = document_ids, on_layer
         self.tile_bytes = TILE_BYTES
@@ -119,7 +118,11 @@ class PassageRun:
         self.runner, self.passage, self.grad = runner, passage, grad
         self.calls = _PassageCalls(runner, passage, finish)
         self.record = Record(
-            sink, keep=runner.keep, kinds=runner.kinds, document_ids=runner.document_ids, tile_bytes=runner.tile_bytes
+            sink,
+            recording=runner.recording,
+            kinds=runner.kinds,
+            document_ids=runner.document_ids,
+            tile_bytes=runner.tile_bytes,
         )
         self.listeners = (self.calls, self.record, *listeners)
 

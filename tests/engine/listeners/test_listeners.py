@@ -25,6 +25,7 @@ from attlas.engine.passage.passage import passages
 from attlas.engine.passage.runner import ShardRunner
 from attlas.engine.passage.tokenize import make_documents
 from attlas.errors import InputError, UnsupportedModelError
+from attlas.storage.tiers import TIERS
 from tests.engine.memory_sink import MemorySink
 from tests.families import BY_NAME, build_model, documents, eager_attention
 
@@ -70,7 +71,7 @@ def one_passage(model: PreTrainedModel, inputs: list[Any]) -> tuple[ShardRunner,
     lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()} for document in made]
     (pack,) = plan_packs(lengths, pack_tokens=10_000, block=64)
     (part,) = passages(pack, made, pack_documents=False, chunk_tokens=None)
-    return ShardRunner(Shard.whole(loaded.model), layout, keep="factors"), part
+    return ShardRunner(Shard.whole(loaded.model), layout, recording=TIERS["factors"].recording()), part
 
 
 def model_inputs(model: PreTrainedModel, document: Any) -> dict[str, Any]:
@@ -109,11 +110,9 @@ def test_an_edit_inside_of_the_recording_is_in_the_output_and_in_the_layers_behi
     unedited = eager_attention(model, document)["self"]
     for layer, own in ((0, unedited[0]), (1, expected.attentions[1][0])):
         rows = sink.layer("self", layer)
-        assert rows.q_HND is not None
-        assert rows.k_GMD is not None
-        assert rows.lse_HN is not None
-        score = torch.einsum("hqd,hkd->hqk", rows.q_HND, rows.k_GMD.repeat_interleave(2, 0)) * 8**-0.5
-        a = torch.exp(score - rows.lse_HN[:, :, None]).tril()
+        q_HND, k_GMD, lse_HN = (rows.factors[name] for name in ("q", "k", "log_sum_exp"))
+        score = torch.einsum("hqd,hkd->hqk", q_HND, k_GMD.repeat_interleave(2, 0)) * 8**-0.5
+        a = torch.exp(score - lse_HN[:, :, None]).tril()
         torch.testing.assert_close(a, own, atol=1e-5, rtol=0)
     assert (expected.attentions[1][0] - unedited[1]).abs().max() > 1e-2, "the edit changes the layer behind it"
 

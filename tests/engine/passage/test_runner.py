@@ -17,6 +17,7 @@ from attlas.engine.passage.passage import passages
 from attlas.engine.passage.runner import ShardRunner
 from attlas.engine.passage.tokenize import make_documents
 from attlas.errors import MissingAttentionError
+from attlas.storage.tiers import TIERS
 from tests.engine.memory_sink import MemorySink
 from tests.families import BY_NAME, build_model, documents, eager_attention
 
@@ -29,7 +30,7 @@ def captured(
     made = make_documents(inputs, loaded)
     (whole,) = plan_packs([{"text": d.length("text")} for d in made], pack_tokens=1000, block=64)
     layout, sink = probe(loaded.model), MemorySink()
-    shard = ShardRunner(Shard.whole(loaded.model), layout, keep=keep)
+    shard = ShardRunner(Shard.whole(loaded.model), layout, recording=TIERS[keep].recording())
     hidden = [
         shard.run(part, sink, finish=True)
         for part in passages(whole, made, pack_documents=pack, chunk_tokens=chunk_tokens)
@@ -43,9 +44,9 @@ def test_packed_rows_equal_rows_alone(name: str) -> None:
     _, alone, _ = captured(name, keep="statistics", pack=False)
     for layer in (0, 1):
         one, other = packed.layer("self", layer), alone.layer("self", layer)
-        torch.testing.assert_close(one.lse_HN, other.lse_HN, atol=2e-5, rtol=1e-5)
-        np.testing.assert_array_equal(one.interval_start_N, other.interval_start_N)
-        np.testing.assert_array_equal(one.interval_stop_N, other.interval_stop_N)
+        torch.testing.assert_close(one.factors["log_sum_exp"], other.factors["log_sum_exp"], atol=2e-5, rtol=1e-5)
+        np.testing.assert_array_equal(one.factors["key_start"], other.factors["key_start"])
+        np.testing.assert_array_equal(one.factors["key_stop"], other.factors["key_stop"])
         for statistic in ("entropy", "mean_distance", "induction_weight"):
             torch.testing.assert_close(one.statistics[statistic], other.statistics[statistic], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(one.head_gram_HH, other.head_gram_HH, atol=1e-3, rtol=1e-4)
@@ -58,8 +59,8 @@ def test_chunks_give_the_rows_and_hidden_states_of_one_pass(name: str, chunk: in
     _, cut, (*_, last) = captured(name, keep="factors", chunk_tokens=chunk)
     for layer in (0, 1):
         one, other = whole.layer("self", layer), cut.layer("self", layer)
-        torch.testing.assert_close(other.lse_HN, one.lse_HN, atol=2e-5, rtol=1e-5)
-        torch.testing.assert_close(other.k_GMD, one.k_GMD, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(other.factors["log_sum_exp"], one.factors["log_sum_exp"], atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(other.factors["k"], one.factors["k"], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(last, hidden[-len(last) :], atol=1e-4, rtol=1e-4)
 
 
@@ -83,4 +84,4 @@ def test_layers_that_stop_calling_are_noticed() -> None:
     loaded.model.layers = torch.nn.ModuleList([loaded.model.get_submodule("layers.0")])
     (part,) = passages(pack, made, pack_documents=False, chunk_tokens=None)
     with pytest.raises(MissingAttentionError, match="1 of 2 attention layers did not call"):
-        ShardRunner(Shard.whole(loaded.model), layout, keep="factors").run(part, MemorySink())
+        ShardRunner(Shard.whole(loaded.model), layout, recording=TIERS["factors"].recording()).run(part, MemorySink())

@@ -12,16 +12,18 @@ from math import ceil
 from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.model.layout import FACTOR_TOKENS
 from attlas.engine.model.load import DTYPES
-from attlas.engine.model.shape import ModelShape
+from attlas.engine.model.shape import LayerShape, ModelShape
 from attlas.errors import InputError, TooLittleMemoryError
+from attlas.storage.tiers import Tier
 
-__all__ = ["MemoryParts", "Sizes", "plan_sizes"]
+__all__ = ["MemoryParts", "Sizes", "factor_bytes", "plan_sizes", "row_bytes"]
 
 CHUNK_TOKENS, CHUNK_LEAST = 4_096, 64
 PACK_TOKENS, WHOLE_PACK_TOKENS = 32_768, 8_192
 BLOCK_STEP, BLOCK_LEAST, BLOCK_MOST = 64, 256, 32_768
 FACTOR_FILES = 100
-"""About how many shards of q and k are wanted at most: a longer token axis puts more layers into each."""
+"""About how many Zarr shards of q, k and what is as wide are wanted at most: a longer token axis puts more layers into
+each."""
 GATHER_BYTES = 512 * 2**20
 QUEUE_BYTES = 256 * 2**20
 PROCESS_BYTES = 600 * 2**20
@@ -33,7 +35,7 @@ class MemoryParts:
     """Bytes at the peak, by what takes them.
 
     keys_values: K and V of every layer over the longest passage. forward: one chunk's activations. kernel: tiles and
-    row sums. gathered: rows that wait for their shard to fill, or to be written.
+    row sums. gathered: rows that wait for their Zarr shard to fill, or to be written.
     """
 
     process: int
@@ -51,8 +53,8 @@ class MemoryParts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     """chunk_tokens: the most query tokens in a forward pass; None: a pack goes whole. pack_tokens: the most tokens in a
-    pack; a longer document is a pack of its own. block: tokens in a shard of what is small, one number a row.
-    factor_layers: layers in a shard of q or k, at most.
+    pack; a longer document is a pack of its own. block: tokens in a Zarr shard of what is small, one number a row.
+    factor_layers: layers in a Zarr shard of what is wide, such as q or k, at most.
     """
 
     chunk_tokens: int | None
@@ -65,7 +67,7 @@ class Sizes:
 def plan_sizes(
     shape: ModelShape,
     *,
-    keep: str,
+    tier: Tier,
     longest: int,
     total: int,
     chunkable: bool,
@@ -92,22 +94,22 @@ def plan_sizes(
     pack = max(min(PACK_TOKENS if chunkable else WHOLE_PACK_TOKENS, total), 1)
     pack = min(pack, most_pack or pack)
     chunk = None if not chunkable else chunk_tokens or min(CHUNK_TOKENS, most_chunk or CHUNK_TOKENS, max(pack, longest))
-    most = min(BLOCK_MOST, max(BLOCK_LEAST, GATHER_BYTES // max(_row_bytes(shape, keep), 1)))
+    most = min(BLOCK_MOST, max(BLOCK_LEAST, GATHER_BYTES // max(row_bytes(shape, tier), 1)))
     block = _whole_blocks(min(most, max(pack, longest)), total)
 
     def sized(chunk: int | None, pack: int, block: int, layers: int) -> Sizes:
         together = max(min(pack, total), longest) if packable else longest
-        parts = _memory(shape, keep, chunk, together, block, layers, longest, total)
+        parts = _memory(shape, tier, chunk, together, block, layers, longest, total)
         return Sizes(chunk_tokens=chunk, pack_tokens=pack, block=block, factor_layers=layers, memory=parts)
 
-    sizes = sized(chunk, pack, block, _factor_layers(shape, block, total))
+    sizes = sized(chunk, pack, block, _factor_layers(shape, tier, block, total))
     while memory is not None and sizes.memory.total > memory:
         # each of these would make the peak smaller; take the one that helps most
         smaller = []
         now = (sizes.chunk_tokens, sizes.pack_tokens, sizes.block, sizes.factor_layers)
         if sizes.block > BLOCK_LEAST:
             smaller.append(sized(*now[:2], _whole_blocks(sizes.block // 2, total), now[3]))
-        if sizes.factor_layers > 1 and keep != "statistics":
+        if sizes.factor_layers > 1:
             smaller.append(sized(*now[:3], sizes.factor_layers // 2))
         if sizes.pack_tokens > BLOCK_LEAST:
             smaller.append(sized(now[0], sizes.pack_tokens // 2, *now[2:]))
@@ -121,18 +123,17 @@ def plan_sizes(
 
 
 def _whole_blocks(tokens: int, total: int) -> int:
-    """A block of about `tokens` tokens, no larger than what there is, and whole shards of q and k."""
+    """A block of about `tokens` tokens, no larger than what there is, and whole Zarr shards of q and k."""
     tokens = min(tokens, total)
     step = BLOCK_STEP if tokens <= FACTOR_TOKENS else FACTOR_TOKENS
     return max(BLOCK_STEP, -(-tokens // step) * step)
 
 
-def _factor_layers(shape: ModelShape, block: int, total: int) -> int:
-    """Layers in a shard of q or k: one, for as long as these are few; never more than GATHER_BYTES."""
-    layers, tokens = len(shape.layers), min(block, FACTOR_TOKENS)
-    wanted = ceil(2 * layers * ceil(total / tokens) / FACTOR_FILES)
-    widest = max(layer.heads * layer.features for layer in shape.layers) * DTYPES[shape.dtype].itemsize * tokens
-    return min(layers, wanted, max(1, GATHER_BYTES // widest))
+def _factor_layers(shape: ModelShape, tier: Tier, block: int, total: int) -> int:
+    """Layers in a Zarr shard of q or k: one, for as long as these are few; never more than GATHER_BYTES."""
+    layers, tokens, wide = len(shape.layers), min(block, FACTOR_TOKENS), sum(f.width is not None for f in tier.kept)
+    wanted = max(1, ceil(wide * layers * ceil(total / tokens) / FACTOR_FILES))
+    return min(layers, wanted, max(1, GATHER_BYTES // max(_widest_row(shape, tier) * tokens, 1)))
 
 
 def _too_little(parts: MemoryParts, memory: int, longest: int, chunkable: bool) -> TooLittleMemoryError:
@@ -149,15 +150,34 @@ def _too_little(parts: MemoryParts, memory: int, longest: int, chunkable: bool) 
     )
 
 
-def _row_bytes(shape: ModelShape, keep: str) -> int:
-    """Bytes that one token's rows take in the shards that span all layers."""
-    names = len(statistic_names(same_axis=True, sinks=False)) if keep == "statistics" else 0
-    return sum(layer.heads for layer in shape.layers) * 4 * (1 + names) + len(shape.layers) * 8
+def factor_bytes(shape: ModelShape, tier: Tier, layer: LayerShape, *, wide: bool) -> int:
+    """Bytes that one token's rows take in one layer: of the factors with a vector a row, or with a number a row."""
+    return sum(_factor_rows(shape, tier, layer, wide=wide))
+
+
+def row_bytes(shape: ModelShape, tier: Tier) -> int:
+    """Bytes that one token's rows take in the Zarr shards that span all layers."""
+    names = len(statistic_names(same_axis=True, sinks=False)) if tier.statistics else 0
+    return sum(layer.heads * 4 * names + factor_bytes(shape, tier, layer, wide=False) for layer in shape.layers)
+
+
+def _factor_rows(shape: ModelShape, tier: Tier, layer: LayerShape, *, wide: bool) -> list[int]:
+    size = DTYPES[shape.dtype].itemsize
+    return [
+        factor.row_bytes(heads=layer.heads, kv_heads=layer.kv_heads, sizes=layer, itemsize=size)
+        for factor in tier.kept
+        if (factor.width is not None) == wide
+    ]
+
+
+def _widest_row(shape: ModelShape, tier: Tier) -> int:
+    """Bytes of one token's row of the widest factor in the widest layer; 0 where the tier keeps none."""
+    return max((size for layer in shape.layers for size in _factor_rows(shape, tier, layer, wide=True)), default=0)
 
 
 def _memory(
     shape: ModelShape,
-    keep: str,
+    tier: Tier,
     chunk: int | None,
     together: int,
     block: int,
@@ -172,18 +192,18 @@ def _memory(
     widest = max(shape.layers, key=lambda layer: layer.heads * layer.features)
     own = widest.heads * (widest.features + widest.value_features)
     keys = widest.kv_heads * (widest.features + widest.value_features)
-    factor_row = [layer.features * (layer.heads + layer.kv_heads) * size for layer in shape.layers]
+    factor_row = [factor_bytes(shape, tier, layer, wide=True) for layer in shape.layers]
     held = sum(layer.kv_heads * (layer.features + layer.value_features) for layer in shape.layers) * passage * size
     block = min(block, -(-together // BLOCK_STEP) * BLOCK_STEP)
-    gathered = _row_bytes(shape, keep) * block
-    if keep != "statistics":
+    gathered = row_bytes(shape, tier) * block
+    if any(factor_row):
         tokens = min(block, FACTOR_TOKENS)
-        shard = widest.heads * widest.features * size * tokens * factor_layers
+        shard = _widest_row(shape, tier) * tokens * factor_layers
         # a pass that ends within a shard of tokens leaves one half full in every layer
         whole = rows == together or (longest == total and rows % tokens == 0)
         gathered += sum(factor_row) * tokens if not whole else factor_layers * max(factor_row) * max(rows, tokens)
         gathered += min(max(QUEUE_BYTES, shard), sum(factor_row) * together) + shard
-    if keep == "maps":
+    if tier.maps:
         gathered += widest.heads * min(longest, 2_048) * longest * 4
     return MemoryParts(
         process=PROCESS_BYTES,

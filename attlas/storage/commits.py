@@ -1,0 +1,146 @@
+"""Commit records: which packs are captured, and how each went.
+
+Committing a pack is one write of one small object of its own, the pack's chunk of `packs/commit`, last of all: it is
+there whole or not at all, and two writers never write one object. Which packs are committed is told by the names of
+those objects, in one listing. Once every pack is, the records are published as arrays of one chunk each, `packs/state`
+last, which need no listing and are what xarray shows; nothing changes them afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.core.sync import sync
+
+from attlas.engine.passage.documents import Pack
+from attlas.storage.array_spec import ArraySpec, column
+from attlas.storage.stores import read_arrays
+
+__all__ = ["COMMITTED", "FAILED", "PENDING", "PackRecord", "Records", "pack_arrays", "read_states"]
+
+PENDING, COMMITTED, FAILED = 0, 1, 2
+COMMIT, FAILURE, STATE = "packs/commit", "packs/failure", "packs/state"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackRecord:
+    """How a pack went. tile_bytes, chunk_tokens: with which it was run, 0 where that is not known, or a pack whole."""
+
+    attempt: int
+    error: str = ""
+    seconds: float = 0.0
+    bytes: int = 0
+    tile_bytes: int = 0
+    chunk_tokens: int = 0
+
+
+PUBLISHED: Mapping[str, tuple[str, str, str]] = {
+    "attempt": ("int32", "how often the pack was run", "1"),
+    "error": ("str", "why the pack failed, empty where it did not", "1"),
+    "seconds": ("float64", "time the capture of the pack took", "s"),
+    "bytes": ("int64", "bytes handed to the store for the pack", "byte"),
+    "tile_bytes": ("int64", "size of a score tile, smaller where memory ran out", "byte"),
+    "chunk_tokens": ("int64", "most tokens in a forward pass, 0: whole packs", "token"),
+}
+"""Field of a record -> dtype, long name and units of its array."""
+assert list(PUBLISHED) == [field.name for field in fields(PackRecord)]
+
+
+def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
+    """What an atlas has in `packs/` but for the packs' token ranges; nothing is recorded yet."""
+    count = len(packs)
+    for path, what in ((COMMIT, "record of the pack, JSON, once it is committed"), (FAILURE, "and where it failed")):
+        yield ArraySpec(
+            path=path, dims=("pack",), shape=(count,), dtype="str", chunks=(1,), fill="",
+            attributes={"long_name": what},
+        )  # fmt: skip
+    flags: dict[str, Any] = {"flag_values": [PENDING, COMMITTED, FAILED], "flag_meanings": "pending committed failed"}
+    yield column(
+        STATE, "pack", "int8", np.zeros(count), "told once all packs are committed, see packs/commit before", **flags
+    )
+    for name, (dtype, long_name, units) in PUBLISHED.items():
+        empty = np.full(count, "", dtype=object) if dtype == "str" else np.zeros(count)
+        yield column(f"packs/{name}", "pack", dtype, empty, long_name, **({} if dtype == "str" else {"units": units}))
+
+
+def read_states(root: zarr.Group, published: NDArray[Any]) -> NDArray[np.int8]:
+    """The state of every pack, by at most two listings. published: what `packs/state` holds."""
+    if bool((published == COMMITTED).all()):
+        return published
+    states = np.zeros(len(published), dtype=np.int8)
+    states[_recorded(root, FAILURE)] = FAILED
+    states[_recorded(root, COMMIT)] = COMMITTED
+    return states
+
+
+class Records:
+    """The commit records of an atlas, to be read and added to."""
+
+    def __init__(self, root: zarr.Group) -> None:
+        self.root = root
+
+    def states(self) -> NDArray[np.int8]:
+        return read_states(self.root, np.asarray(self._array(STATE)[...]))
+
+    def commit(self, pack: int, record: PackRecord) -> None:
+        self._put(COMMIT, pack, record)
+
+    def fail(self, pack: int, record: PackRecord) -> None:
+        self._put(FAILURE, pack, record)
+
+    def table(self) -> dict[str, NDArray[Any]]:
+        """The state of every pack and every field of its record, one array each."""
+        published = np.asarray(self._array(STATE)[...])
+        states = read_states(self.root, published)
+        if bool((published == COMMITTED).all()):
+            found = read_arrays(self.root, {f"packs/{name}": ... for name in PUBLISHED})
+            return {"state": states} | {name: found[f"packs/{name}"] for name in PUBLISHED}
+        return {"state": states} | self._gathered(states)
+
+    def publish(self) -> None:
+        """Write the records of a finished atlas as arrays, unless they are there; waits for packs still pending."""
+        published = np.asarray(self._array(STATE)[...])
+        states = read_states(self.root, published)
+        if bool((published == COMMITTED).all()) or not bool((states == COMMITTED).all()):
+            return
+        for name, values in self._gathered(states).items():
+            self._array(f"packs/{name}")[...] = values
+        self._array(STATE)[...] = states
+
+    def _gathered(self, states: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        for path, state in ((FAILURE, FAILED), (COMMIT, COMMITTED)):
+            places = np.flatnonzero(states == state)
+            if len(places):
+                texts = np.asarray(self._array(path).oindex[places])
+                found |= {int(place): json.loads(str(text)) for place, text in zip(places, texts, strict=True)}
+        none = asdict(PackRecord(attempt=0))
+        return {
+            name: np.array(
+                [found.get(pack, none)[name] for pack in range(len(states))], dtype=object if dtype == "str" else dtype
+            )
+            for name, (dtype, _, _) in PUBLISHED.items()
+        }
+
+    def _put(self, path: str, pack: int, record: PackRecord) -> None:
+        self._array(path)[pack : pack + 1] = np.array([json.dumps(asdict(record))], dtype=object)
+
+    def _array(self, path: str) -> zarr.Array[Any]:
+        array = self.root[path]
+        assert isinstance(array, zarr.Array)
+        return array
+
+
+def _recorded(root: zarr.Group, path: str) -> list[int]:
+    """The packs that have a record in an array: the names of its chunks. What a killed write left has another name."""
+
+    async def names() -> list[str]:
+        return [name.rstrip("/") async for name in root.store.list_dir(f"{path}/c")]
+
+    return [int(name) for name in sync(names()) if name.isdigit()]

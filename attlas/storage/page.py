@@ -1,0 +1,161 @@
+"""One document's attention as labelled arrays: of one kind with plain dims, and of all kinds as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from xarray.core import indexing
+
+from attlas.engine.kernels.row_statistics import STATISTICS, statistic_names
+from attlas.errors import TierError
+from attlas.storage.factors import FACTORS
+from attlas.storage.lazy import DocumentRows, LazyArray, LazyAttention, LazyRows, LazyStatistic, StatisticRows
+from attlas.storage.tiers import DEFAULT_TIER, TIERS
+
+if TYPE_CHECKING:
+    from attlas.storage.atlas import Atlas
+
+__all__ = ["Page", "make_attention", "make_page"]
+
+PREFERRED_QUERIES, PREFERRED_KEYS = 512, 2048
+
+Columns = dict[str, Any]
+"""token, token_id and special of the places on one axis."""
+
+
+class Page(xr.Dataset):
+    """One document's attention. A Dataset whose missing variables say which tier would have them."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        self._explain(name)
+        return super().__getattr__(name)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            self._explain(key)
+        return super().__getitem__(key)
+
+    def _explain(self, name: str) -> None:
+        """Raise TierError where `name` is attention that this atlas's tier does not keep."""
+        if not name.endswith("attention") or name.startswith("_"):
+            return
+        attributes = object.__getattribute__(self, "attrs")
+        if name in attributes.get("attention_names", ()):
+            _check_weights(attributes["keep"], name, attributes["document_id"])
+
+
+def make_attention(atlas: Atlas, document: str, index: int, kind: str) -> xr.DataArray:
+    """The weights of one document and kind, see `Atlas.attention`."""
+    _check_weights(atlas.keep, "attention", document)
+    rows, (query_tokens, key_tokens) = atlas.rows(kind, index), _tokens(atlas, kind, index)
+    attributes = {"document_id": document, "kind": kind}
+    variable = _attention(rows, "")
+    variable.attrs |= attributes
+    coordinates = _coordinates(atlas, rows, query_tokens, key_tokens, "")
+    return xr.Dataset({"attention": variable}, coordinates)["attention"]
+
+
+def make_page(atlas: Atlas, document: str, index: int) -> Page:
+    """All kinds of attention of one document, each kind but `self` with its name before its dims and variables."""
+    variables: dict[str, xr.Variable] = {}
+    coordinates: dict[str, xr.Variable] = {}
+    names, of_axis = [], atlas.tokens(index)
+    for kind in atlas.kinds:
+        prefix = "" if kind == "self" else f"{kind}_"
+        rows, axes = atlas.rows(kind, index), atlas.attrs["kinds"][kind]
+        query_tokens, key_tokens = of_axis[axes["query_axis"]], of_axis[axes["key_axis"]]
+        coordinates |= _coordinates(atlas, rows, query_tokens, key_tokens, prefix)
+        names.append(f"{prefix}attention")
+        if atlas.tier.weights:
+            variables[f"{prefix}attention"] = _attention(rows, prefix)
+        lse = FACTORS["log_sum_exp"]
+        variables[f"{prefix}log_sum_exp"] = _rows(LazyRows(rows, lse.name), lse.long_name, lse.units, prefix)
+        for name, array in _statistics(atlas, rows, query_tokens, key_tokens):
+            known = STATISTICS[name]
+            variables[f"{prefix}{name}"] = _rows(array, known.definition, known.units, prefix)
+    return Page(
+        variables,
+        coordinates,
+        {"document_id": document, "model": atlas.model.get("name"), "keep": atlas.keep, "attention_names": names},
+    )
+
+
+def _check_weights(keep: str, name: str, document: str) -> None:
+    if not TIERS[keep].weights:
+        raise TierError(
+            f"{name} of {document!r} is not kept: this atlas holds {keep} alone; "
+            f'capture it again with keep="{DEFAULT_TIER}"'
+        )
+
+
+def _tokens(atlas: Atlas, kind: str, index: int) -> tuple[Columns, Columns]:
+    """Of one kind's query places and of its keys."""
+    axes = atlas.attrs["kinds"][kind]
+    of_axis = atlas.tokens(index, tuple(dict.fromkeys((axes["query_axis"], axes["key_axis"]))))
+    return of_axis[axes["query_axis"]], of_axis[axes["key_axis"]]
+
+
+def _coordinates(
+    atlas: Atlas, rows: DocumentRows, query_tokens: Columns, key_tokens: Columns, prefix: str
+) -> dict[str, xr.Variable]:
+    layer, head = f"{prefix}layer", f"{prefix}head"
+    coordinates = {
+        layer: xr.Variable(layer, list(rows.layers), {"long_name": "the model's layer index"}),
+        head: xr.Variable(head, atlas.column(f"{rows.kind}/head"), {"long_name": "head index"}),
+    }
+    for dim, columns, places in (
+        (f"{prefix}query", query_tokens, rows.position_Q),
+        (f"{prefix}key", key_tokens, np.arange(rows.keys)),
+    ):
+        coordinates[dim] = xr.Variable(dim, places, {"long_name": "place in the document", "units": "token"})
+        coordinates[f"{dim}_token"] = xr.Variable(dim, columns["token"], {"long_name": "the token as text"})
+        coordinates[f"{dim}_token_id"] = xr.Variable(dim, columns["token_id"], {"long_name": "vocabulary index"})
+    return coordinates
+
+
+def _attention(rows: DocumentRows, prefix: str) -> xr.Variable:
+    dims = tuple(f"{prefix}{dim}" for dim in ("layer", "head", "query", "key"))
+    chunks = (1, 1, PREFERRED_QUERIES, PREFERRED_KEYS)
+    return _variable(dims, LazyAttention(rows), "attention weight", "1", chunks)
+
+
+def _rows(array: LazyArray, long_name: str, units: str, prefix: str) -> xr.Variable:
+    dims = tuple(f"{prefix}{dim}" for dim in ("layer", "head", "query"))
+    return _variable(dims, array, long_name, units, (1, *array.shape[1:]))
+
+
+def _variable(
+    dims: tuple[str, ...], array: LazyArray, long_name: str, units: str, chunks: tuple[int, ...]
+) -> xr.Variable:
+    return xr.Variable(
+        dims,
+        indexing.LazilyIndexedArray(array),
+        {"long_name": long_name, "units": units},
+        encoding={"preferred_chunks": dict(zip(dims, chunks, strict=True))},
+    )
+
+
+def _statistics(
+    atlas: Atlas, rows: DocumentRows, query_tokens: Columns, key_tokens: Columns
+) -> Iterator[tuple[str, LazyArray]]:
+    """Each row statistic as a lazy array: stored where the tier stores it, computed from the factors elsewhere."""
+    rules = atlas.attrs["score_rules"][rows.kind]
+    names = statistic_names(same_axis=rows.same_axis, sinks=any(rule["sink_logit"] for rule in rules.values()))
+    if atlas.tier.statistics:
+        for name in names:
+            yield name, LazyRows(rows, f"statistics/{name}")
+        return
+    source = StatisticRows(
+        rows,
+        names,
+        query_tokens["token_id"].astype(np.int64),
+        key_tokens["token_id"].astype(np.int64),
+        key_tokens["special"],
+    )
+    for name in names:
+        yield name, LazyStatistic(source, name)

@@ -1,0 +1,51 @@
+"""One document's attention with plain dims, whatever the kind, against the model's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import attlas
+from attlas.errors import InputError, TierError
+from tests.families import BY_NAME, build_model, documents, eager_attention
+
+DIMS = ("layer", "head", "query", "key")
+
+
+def test_every_kind_has_plain_dims_and_the_models_own_weights() -> None:
+    family = BY_NAME["t5"]
+    model, inputs = build_model(family), documents(family)
+    atlas = attlas.capture(model, inputs, "memory://plain-dims", overwrite=True)
+    for i, document in enumerate(atlas):
+        eager = eager_attention(model, inputs[i])
+        for kind in atlas.kinds:
+            found, page = atlas.attention(document, kind), atlas[document]
+            assert found.dims == DIMS
+            assert set(found.coords) == {*DIMS, "query_token", "query_token_id", "key_token", "key_token_id"}
+            np.testing.assert_allclose(found.values, eager[kind], atol=1e-5, rtol=0)
+            np.testing.assert_array_equal(found.values, page[f"{kind}_attention"].values)
+            for name, coordinate in found.coords.items():
+                np.testing.assert_array_equal(coordinate.values, page[f"{kind}_{name}"].values)
+            assert found.attrs["document_id"] == document
+            assert found.attrs["kind"] == kind
+    with pytest.raises(InputError, match="no self attention: it has encoder, decoder, cross"):
+        atlas.attention("doc-0")
+
+
+def test_it_is_lazy_chosen_rows_keep_their_places_and_refusals_name_the_remedy() -> None:
+    family = BY_NAME["llama"]
+    model, inputs = build_model(family), documents(family)
+    whole = attlas.capture(model, inputs, "memory://plain-whole", overwrite=True)
+    some = attlas.capture(model, inputs, "memory://plain-some", queries="stride:3", heads=[2], overwrite=True)
+    found = some.attention("doc-0")
+    assert not found.variable._in_memory
+    xr.testing.assert_allclose(
+        found.load(), whole.attention("doc-0").sel(head=[2]).sel(query=found["query"].values), atol=1e-6
+    )
+    assert found["query"].values.tolist() == list(range(0, len(inputs[0]), 3))
+    with pytest.raises(KeyError, match="did you mean 'doc-1'"):
+        whole.attention("doc-11")
+    poor = attlas.capture(model, inputs, "memory://plain-poor", keep="statistics", overwrite=True)
+    with pytest.raises(TierError, match="holds statistics alone; capture it again with keep="):
+        poor.attention("doc-0")
