@@ -114,8 +114,8 @@ def test_layers_are_chosen_as_everywhere(store: str) -> None:
     """A text of the one grammar; the answer is kept under the layers it names, however they were written."""
     told = [json.loads(run("stats", store, "--layers", spelling, "--json").stdout) for spelling in ("1", "-1", "1:")]
     for one in told:
-        assert one["heads"] == told[0]["heads"]
-        assert {row["layer"] for row in one["heads"]} == {1}
+        assert one["rows"] == told[0]["rows"]
+        assert {row["layer"] for row in one["rows"]} == {1}
     assert len(attlas.analysis.saved_results(attlas.open_atlas(store))) == 1
     run("stats", store, "--layers", "7", status=1)
     run("stats", store, "--layers", "1.5", status=2)
