@@ -27,25 +27,35 @@ __all__ = ["BlockRows", "Source", "load_problem", "load_rows", "source_of"]
 
 Indices = NDArray[np.int64]
 
-_OPEN: dict[tuple[str, str], ShardReaders] = {}
+KEPT = 8
+"""Atlases that a process of other machines' jobs keeps open."""
+
+_KEPT: dict[tuple[str, str], Source] = {}
 _LOCK = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Source:
-    """An atlas as a task carries it: where it lies, and when it was made, so that no process reads an older one."""
+    """An atlas as tasks carry it: where it lies, and when it was made, so that no process reads an older one.
+
+    Its arrays are opened once, and closed with it; in another process, to which it is pickled, they stay open for the
+    tasks that come after.
+    """
 
     store: Any
     created: str
+    _readers: ShardReaders | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _kept_source, (self.store, self.created)
 
     @property
     def readers(self) -> ShardReaders:
-        """Of the atlas's arrays of rows, opened once in a process."""
-        key = (repr(self.store), self.created)
+        """Of the atlas's arrays of rows."""
         with _LOCK:
-            if key not in _OPEN:
-                _OPEN[key] = ShardReaders(zarr.open_group(self.store, mode="r", zarr_format=3))
-            return _OPEN[key]
+            if self._readers is None:
+                self._readers = ShardReaders(zarr.open_group(self.store, mode="r", zarr_format=3))
+            return self._readers
 
     @property
     def root(self) -> zarr.Group:
@@ -77,6 +87,17 @@ class BlockRows:
     separator_M: NDArray[np.bool_]
     low: int
     keys: int
+
+
+def _kept_source(store: Any, created: str) -> Source:
+    """The source as this process has it, or a new one."""
+    key = (repr(store), created)
+    with _LOCK:
+        source = _KEPT.pop(key, None) or Source(store=store, created=created)
+        _KEPT[key] = source
+        while len(_KEPT) > KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        return source
 
 
 def source_of(atlas: Atlas) -> Source:
