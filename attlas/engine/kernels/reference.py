@@ -14,7 +14,8 @@ from attlas.engine.attention.score_rule import PositionBias, ScoreRule
 from attlas.engine.kernels.histogram import HISTOGRAM_BINS
 from attlas.engine.kernels.measure import Attended, Measure, RowStatistics
 from attlas.engine.kernels.problem import Problem
-from attlas.engine.kernels.row_statistics import STATISTICS, RowTile
+from attlas.engine.kernels.row_statistics import STATISTICS
+from attlas.engine.kernels.row_tile import RowTile
 
 __all__ = ["attend", "plan_rows", "row_statistics", "weights"]
 

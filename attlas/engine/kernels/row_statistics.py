@@ -15,13 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import torch
-
-from attlas.engine.kernels.problem import TokenFacts
 from attlas.errors import InputError
 
-__all__ = ["STATISTICS", "RowStatistic", "RowTile", "Slot", "register", "registered", "statistic_names", "unregister"]
+if TYPE_CHECKING:
+    import torch
+
+    from attlas.engine.kernels.row_tile import RowTile
+
+__all__ = ["STATISTICS", "RowStatistic", "Slot", "register", "registered", "statistic_names", "unregister"]
 
 
 class Slot(IntEnum):
@@ -39,57 +42,6 @@ class Slot(IntEnum):
     ON_COPIES = 9
     BEHIND_COPIES = 10
     SINK = 11
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RowTile:
-    """Weights of whole rows, and what is known of their tokens.
-
-    a_HQK: weights, 0 outside the key interval. s_HQK: scores, -inf outside it. lse_HQ: the rows' log-sum-exp.
-    key_K: index of each column's key among the M keys. tokens: facts of the tile's rows and of all M keys.
-    """
-
-    a_HQK: torch.Tensor
-    s_HQK: torch.Tensor
-    lse_HQ: torch.Tensor
-    key_K: torch.Tensor
-    first_Q: torch.Tensor
-    tokens: TokenFacts
-
-    @property
-    def own_Q(self) -> torch.Tensor:
-        """Index of the key at each row's own position."""
-        assert self.tokens.own_N is not None, "this statistic needs queries and keys on one token axis"
-        return torch.as_tensor(self.tokens.own_N, device=self.a_HQK.device)
-
-    @property
-    def position_K(self) -> torch.Tensor:
-        """(Q, K): place of each column's key in the row's document."""
-        return self.key_K - self.first_Q[:, None]
-
-    @property
-    def ids_Q(self) -> torch.Tensor:
-        return torch.as_tensor(self.tokens.ids_N, device=self.a_HQK.device)
-
-    def ids_K(self, back: int = 0) -> torch.Tensor:
-        """Token ids of the columns' keys, or of the keys `back` before them (the first key's, where there are none)."""
-        ids_M = torch.as_tensor(self.tokens.ids_M, device=self.a_HQK.device)
-        return ids_M[(self.key_K - back).clamp(min=0)]
-
-    @property
-    def special_K(self) -> torch.Tensor:
-        return torch.as_tensor(self.tokens.special_M, device=self.a_HQK.device)[self.key_K]
-
-    def at(self, key_Q: torch.Tensor) -> torch.Tensor:
-        """Each row's weight (H, Q) on one key; 0 where it lies outside the tile, and so outside the key interval."""
-        place_Q, width = key_Q - self.key_K[0], self.a_HQK.shape[2]
-        inside_Q = (place_Q >= 0) & (place_Q < width)
-        column_HQ1 = place_Q.clamp(0, width - 1).expand(self.a_HQK.shape[0], -1)[:, :, None]
-        return torch.where(inside_Q, self.a_HQK.gather(2, column_HQ1)[:, :, 0], 0.0)
-
-    def on(self, keys_QK: torch.Tensor) -> torch.Tensor:
-        """Each row's weight (H, Q) on the keys that a mask (Q, K) or (K,) marks."""
-        return (self.a_HQK * keys_QK).sum(2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +106,7 @@ def statistic_names(*, same_axis: bool, sinks: bool) -> tuple[str, ...]:
 
 def _entropy(tile: RowTile) -> torch.Tensor:
     # -a ln a = a (lse - s); the weight 0 of an unseen key has s = -inf, and counts nothing
-    return torch.where(tile.a_HQK > 0, tile.a_HQK * (tile.lse_HQ[:, :, None] - tile.s_HQK), 0.0).sum(2)
+    return (tile.a_HQK * (tile.lse_HQ[:, :, None] - tile.s_HQK)).where(tile.a_HQK > 0, 0.0).sum(2)
 
 
 def _argmax_key(tile: RowTile) -> torch.Tensor:
@@ -162,7 +114,7 @@ def _argmax_key(tile: RowTile) -> torch.Tensor:
 
 
 def _previous_weight(tile: RowTile) -> torch.Tensor:
-    return torch.where(tile.own_Q > tile.first_Q, tile.at(tile.own_Q - 1), 0.0)
+    return tile.at(tile.own_Q - 1).where(tile.own_Q > tile.first_Q, 0.0)
 
 
 def _mean_distance(tile: RowTile) -> torch.Tensor:
