@@ -21,7 +21,7 @@ from attlas.engine.kernels.problem import Problem, TokenFacts
 from attlas.jobs.blocks import Block
 from attlas.storage import Atlas
 from attlas.storage.schema import rule_from_store
-from attlas.storage.zarr_shard_reader import ShardReaders
+from attlas.storage.zarr_shard_reader import ZarrShardReaders
 
 __all__ = ["BlockRows", "Source", "load_problem", "load_rows", "source_of"]
 
@@ -44,17 +44,17 @@ class Source:
 
     store: Any
     created: str
-    _readers: ShardReaders | None = None
+    _readers: ZarrShardReaders | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _kept_source, (self.store, self.created)
 
     @property
-    def readers(self) -> ShardReaders:
+    def readers(self) -> ZarrShardReaders:
         """Of the atlas's arrays of rows."""
         with _LOCK:
             if self._readers is None:
-                self._readers = ShardReaders(zarr.open_group(self.store, mode="r", zarr_format=3))
+                self._readers = ZarrShardReaders(zarr.open_group(self.store, mode="r", zarr_format=3))
             return self._readers
 
     @property

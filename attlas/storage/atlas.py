@@ -22,7 +22,7 @@ from attlas.storage.tiers import TIERS, Tier
 
 if TYPE_CHECKING:  # loaded when weights are asked for: what an atlas holds can be told without torch
     from attlas.storage.lazy import DocumentRows
-    from attlas.storage.zarr_shard_reader import ShardReaders
+    from attlas.storage.zarr_shard_reader import ZarrShardReaders
 
 __all__ = ["Atlas", "open_atlas"]
 
@@ -65,10 +65,10 @@ class Atlas(Mapping[str, xr.Dataset]):
         self._committed = self.states == COMMITTED
 
     @cached_property
-    def _readers(self) -> ShardReaders:
-        from attlas.storage.zarr_shard_reader import KeptChunks, ShardReaders
+    def _readers(self) -> ZarrShardReaders:
+        from attlas.storage.zarr_shard_reader import KeptChunks, ZarrShardReaders
 
-        return ShardReaders(self.root, KeptChunks())
+        return ZarrShardReaders(self.root, KeptChunks())
 
     @property
     def keep(self) -> str:

@@ -20,7 +20,7 @@ from attlas.engine.kernels.measure import Measure
 from attlas.engine.kernels.problem import Problem, TokenFacts
 from attlas.engine.kernels.row_statistics import STATISTICS
 from attlas.storage.schema import rule_from_store
-from attlas.storage.zarr_shard_reader import ShardReaders
+from attlas.storage.zarr_shard_reader import ZarrShardReaders
 
 __all__ = ["DocumentRows", "LazyAttention", "LazyRows", "LazyStatistic", "StatisticRows"]
 
@@ -45,7 +45,7 @@ class DocumentRows:
     the place of its kv head in the store. readers: those of the whole atlas.
     """
 
-    readers: ShardReaders
+    readers: ZarrShardReaders
     kind: str
     query_start: int
     key_start: int

@@ -22,7 +22,7 @@ from attlas.storage.factors import Factor
 from attlas.storage.tiers import TIERS
 from attlas.storage.write_behind import WriteBehind
 from attlas.storage.zarr_map_shards import write_map_rows
-from attlas.storage.zarr_shards import encode, store_zarr_shard, takes_raw_shards
+from attlas.storage.zarr_shards import encode, store_zarr_shard, takes_raw_zarr_shards
 
 __all__ = ["PackWriter", "to_stored"]
 
@@ -203,7 +203,7 @@ class PackWriter:
             used = min(self.pack.token_stop[token_axis], begin + block) - begin
             # memory is taken as rows come; behind the last, where a chunk is begun, there is the fill value
             values = np.empty((layers, *array.shape[1:tokens], block, *array.shape[tokens + 1 :]), dtype=array.dtype)
-            filled = -(-used // array.chunks[tokens]) * array.chunks[tokens] if takes_raw_shards(array) else block
+            filled = -(-used // array.chunks[tokens]) * array.chunks[tokens] if takes_raw_zarr_shards(array) else block
             values[(*[slice(None)] * tokens, slice(used, filled))] = array.fill_value
             self._open[key] = _ZarrShard(values, tokens, layer, begin, used)
         return key, self._open[key]
@@ -213,7 +213,7 @@ class PackWriter:
         array = self._array(path)
 
         def write() -> None:
-            if takes_raw_shards(array):
+            if takes_raw_zarr_shards(array):
                 assert array.shards is not None
                 place = [0] * array.ndim
                 place[0] = shard.layer // array.shards[0]

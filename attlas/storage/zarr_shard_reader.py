@@ -25,9 +25,9 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from attlas.errors import CorruptAtlasError
-from attlas.storage.zarr_shards import ABSENT, CRC, takes_raw_shards
+from attlas.storage.zarr_shards import ABSENT, CRC, takes_raw_zarr_shards
 
-__all__ = ["KeptChunks", "Reading", "ShardReader", "ShardReaders"]
+__all__ = ["KeptChunks", "Reading", "ZarrShardReader", "ZarrShardReaders"]
 
 Indices = NDArray[np.int64]
 Raw = NDArray[np.uint8]
@@ -122,7 +122,7 @@ def _fetch(store: Store, wants: Sequence[tuple[str, ByteRequest]]) -> list[Raw |
     return [None if one is None else np.asarray(one.as_numpy_array()).view(np.uint8) for one in found]
 
 
-class ShardReader:
+class ZarrShardReader:
     """Rows of one array (layer, token), (layer, head, token) or (layer, head, token, feature).
 
     Indexes of shards are kept, KEPT_INDEXES of them at most; a committed shard does not change. cache: what keeps
@@ -132,7 +132,7 @@ class ShardReader:
     def __init__(self, array: zarr.Array[Any], cache: KeptChunks | None = None) -> None:
         self.array, self.cache = array, cache
         self.axis = 1 if array.ndim == 2 else 2
-        self.raw = array.shards is not None and takes_raw_shards(array)
+        self.raw = array.shards is not None and takes_raw_zarr_shards(array)
         self._indexes: OrderedDict[str, NDArray[np.int64]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -264,22 +264,22 @@ class ShardReader:
         return index
 
 
-class ShardReaders:
+class ZarrShardReaders:
     """The readers of an atlas's arrays by path, each opened once. cache: what they keep chunks in, if they do."""
 
     def __init__(self, root: zarr.Group, cache: KeptChunks | None = None) -> None:
         self.root, self.cache = root, cache
-        self._readers: dict[str, ShardReader] = {}
+        self._readers: dict[str, ZarrShardReader] = {}
 
-    def __getitem__(self, path: str) -> ShardReader:
+    def __getitem__(self, path: str) -> ZarrShardReader:
         if path not in self._readers:
             array = self.root[path]
             assert isinstance(array, zarr.Array)
-            self._readers[path] = ShardReader(array, self.cache)
+            self._readers[path] = ZarrShardReader(array, self.cache)
         return self._readers[path]
 
     def read(self, layer: int, places: Mapping[str, tuple[Indices | None, Indices]]) -> list[torch.Tensor]:
-        """Rows of one layer of several arrays, fetched together. places: path -> (heads, tokens), see ShardReader."""
+        """Rows of one layer of several arrays, fetched together. places: path -> (heads, tokens), as of one reader."""
         readers = [self[path] for path in places]
         readings = [
             reader.reading(layer, heads, tokens)

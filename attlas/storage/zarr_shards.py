@@ -17,13 +17,13 @@ from zarr.codecs.sharding import ShardingCodec, ShardingCodecIndexLocation
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-__all__ = ["ABSENT", "CRC", "encode", "store_zarr_shard", "takes_raw_shards"]
+__all__ = ["ABSENT", "CRC", "encode", "store_zarr_shard", "takes_raw_zarr_shards"]
 
 ABSENT = np.uint64(2**64 - 1)
 CRC = 4
 
 
-def takes_raw_shards(array: zarr.Array[Any]) -> bool:
+def takes_raw_zarr_shards(array: zarr.Array[Any]) -> bool:
     """Whether the array's shards are laid out as `encode` lays them out."""
     codecs: Any = getattr(array.metadata, "codecs", ())
     if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec):

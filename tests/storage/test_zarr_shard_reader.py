@@ -18,7 +18,7 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from attlas.errors import CorruptAtlasError
 from attlas.storage import zarr_shard_reader as shard_reader
-from attlas.storage.zarr_shard_reader import KeptChunks, ShardReader, ShardReaders
+from attlas.storage.zarr_shard_reader import KeptChunks, ZarrShardReader, ZarrShardReaders
 from attlas.storage.zarr_shards import CRC, encode, store_zarr_shard
 from tests.storage.test_zarr_shards import FEATURES, HEADS, INNER, TOKENS, stored
 
@@ -32,7 +32,7 @@ def test_rows_run_over_shards_and_arrays_without_heads_or_features_are_read_too(
     for shard in range(3):
         part = values[:, shard * 8 : (shard + 1) * 8]
         store_zarr_shard(array, (0, shard), encode(part, inner=4, used=8, axis=1, layers=2))
-    reader = ShardReader(array)
+    reader = ZarrShardReader(array)
     np.testing.assert_array_equal(reader.read(1, None, np.arange(5, 22)), values[1, 5:22])
     np.testing.assert_array_equal(reader.read(0, None, np.array([23, 2, 9])), values[0, [23, 2, 9]])
 
@@ -42,7 +42,7 @@ def test_a_shard_that_was_never_written_holds_the_fill_value() -> None:
         MemoryStore(), name="k", shape=(2, HEADS, TOKENS, FEATURES), dtype="f4", chunks=(1, 1, INNER, FEATURES),
         shards=(1, HEADS, TOKENS, FEATURES), compressors=[Crc32cCodec()], fill_value=7,
     )  # fmt: skip
-    reader, rows = ShardReader(array), np.arange(TOKENS)
+    reader, rows = ZarrShardReader(array), np.arange(TOKENS)
     np.testing.assert_array_equal(reader.read(1, None, rows), np.full((HEADS, TOKENS, FEATURES), 7))
     ones = np.ones((1, HEADS, TOKENS, FEATURES), dtype="f4")
     store_zarr_shard(array, (1, 0, 0, 0), encode(ones, inner=INNER, used=TOKENS, axis=2, layers=1))
@@ -68,7 +68,7 @@ class CountingStore(WrapperStore[Store]):
 
 def test_neighbouring_chunks_are_one_read_and_an_index_is_read_once() -> None:
     array, _ = stored(MemoryStore(), layers=6, span=6, used=TOKENS)
-    reader = ShardReader(zarr.open_array(CountingStore(array.store), path="q", mode="r+"))
+    reader = ZarrShardReader(zarr.open_array(CountingStore(array.store), path="q", mode="r+"))
     store = reader.array.store
     assert isinstance(store, CountingStore)
     before = store.gets
@@ -87,13 +87,13 @@ def test_of_several_layers_only_one_is_read(tmp_path: Path) -> None:
     raw, rows = bytearray(file.read_bytes()), np.arange(TOKENS)
     raw[5] ^= 1  # of layer 0
     file.write_bytes(raw)
-    np.testing.assert_array_equal(ShardReader(array).read(1, None, rows), values[1])
+    np.testing.assert_array_equal(ZarrShardReader(array).read(1, None, rows), values[1])
     with pytest.raises(CorruptAtlasError, match="a chunk of q is damaged"):
-        ShardReader(array).read(0, None, rows)
+        ZarrShardReader(array).read(0, None, rows)
     raw[-9] ^= 1
     file.write_bytes(raw)
     with pytest.raises(CorruptAtlasError, match="index of a shard of q is damaged"):
-        ShardReader(array).read(1, None, rows)
+        ZarrShardReader(array).read(1, None, rows)
 
 
 def test_an_array_of_another_layout_is_read_by_zarr() -> None:
@@ -101,14 +101,16 @@ def test_an_array_of_another_layout_is_read_by_zarr() -> None:
     array = zarr.create_array(
         MemoryStore(), name="q", data=values, chunks=(1, 1, INNER, FEATURES), shards=(2, HEADS, 8, FEATURES)
     )
-    np.testing.assert_array_equal(ShardReader(array).read(3, np.array([1, 0]), np.arange(3, 11)), values[3, ::-1, 3:11])
+    np.testing.assert_array_equal(
+        ZarrShardReader(array).read(3, np.array([1, 0]), np.arange(3, 11)), values[3, ::-1, 3:11]
+    )
 
 
 def test_several_arrays_are_read_in_as_few_trips_as_one() -> None:
     inner = MemoryStore()
     values = {name: stored(inner, layers=4, span=2, used=TOKENS, name=name)[1] for name in ("q", "k")}
     store = CountingStore(inner)
-    readers = ShardReaders(zarr.open_group(store, mode="r+"))
+    readers = ZarrShardReaders(zarr.open_group(store, mode="r+"))
     assert readers["q"].raw
     assert readers["k"].raw
     q, k = (None, np.arange(3, 9)), (np.array([1]), np.array([0, 15]))
@@ -133,7 +135,7 @@ def test_shards_of_a_long_array_are_read_together(monkeypatch: pytest.MonkeyPatc
         part = values[:, shard * 8 : (shard + 1) * 8]
         store_zarr_shard(array, (0, shard), encode(part, inner=4, used=8, axis=1, layers=1))
     before = store.trips
-    np.testing.assert_array_equal(ShardReader(array).read(0, None, np.arange(1, 31)), values[0, 1:31])
+    np.testing.assert_array_equal(ZarrShardReader(array).read(0, None, np.arange(1, 31)), values[0, 1:31])
     assert store.trips - before == trips
 
 
@@ -141,7 +143,7 @@ def test_bfloat16_comes_back_as_torch_has_it() -> None:
     array, values = stored(MemoryStore(), layers=1, span=1, used=TOKENS, dtype="u2")
     array.attrs["attlas_dtype"] = "bfloat16"
     root = zarr.open_group(array.store, mode="r")
-    (found,) = ShardReaders(root).read(0, {"q": (None, np.arange(TOKENS))})
+    (found,) = ZarrShardReaders(root).read(0, {"q": (None, np.arange(TOKENS))})
     assert found.dtype == torch.bfloat16
     np.testing.assert_array_equal(found.view(torch.int16).numpy(), values[0].astype("i2"))
 
@@ -151,7 +153,7 @@ def test_chunks_are_kept_up_to_a_number_of_bytes_and_not_pickled() -> None:
     _, values = stored(inner, layers=2, span=2, used=TOKENS)
     a_chunk = INNER * FEATURES * 4
     store, cache = CountingStore(inner), KeptChunks(most_bytes=4 * (a_chunk + CRC))
-    reader = ShardReaders(zarr.open_group(store, mode="r+"), cache)["q"]
+    reader = ZarrShardReaders(zarr.open_group(store, mode="r+"), cache)["q"]
 
     def read(layer: int, head: int, tokens: NDArray[np.int64]) -> int:
         """How much was asked of the store for it."""
@@ -176,7 +178,7 @@ def test_chunks_are_kept_up_to_a_number_of_bytes_and_not_pickled() -> None:
 
 def test_what_is_read_may_be_written_into_without_harm_to_what_is_kept() -> None:
     array, values = stored(MemoryStore(), layers=1, span=1, used=TOKENS)
-    reader = ShardReader(array, KeptChunks())
+    reader = ZarrShardReader(array, KeptChunks())
     for _ in range(3):
         found = reader.read(0, None, np.arange(INNER))
         np.testing.assert_array_equal(found, values[0][:, :INNER])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
-from attlas.storage.zarr_shard_reader import ShardReader
+from attlas.storage.zarr_shard_reader import ZarrShardReader
 from attlas.storage.zarr_shards import encode, store_zarr_shard
 
 HEADS, TOKENS, INNER, FEATURES = 2, 16, 4, 3
@@ -48,7 +48,7 @@ def test_zarr_and_the_reader_find_what_was_written(
 ) -> None:
     array, values = stored(MemoryStore(), layers=layers, span=min(span, layers), used=used, dtype=dtype)
     np.testing.assert_array_equal(np.asarray(array[...]), values)
-    reader = ShardReader(array)
+    reader = ZarrShardReader(array)
     for layer in range(layers):
         found = reader.read(layer, None if heads is None else np.array(heads), np.array(tokens))
         expected = values[layer] if heads is None else values[layer][heads]
