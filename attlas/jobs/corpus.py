@@ -99,14 +99,14 @@ def find_corpus(
         raise InputError(f"document {pending!r} is in a pack that is not committed: finish the capture with --resume")
     chosen = set(wanted)
     place = np.array([i for i, name in enumerate(all_ids) if name in chosen], dtype=np.int64)
-    told = atlas.attrs["kinds"][kind]
+    axes = atlas.attrs["kinds"][kind]
     columns = {}
-    for axis in (told["query_axis"], told["key_axis"]):
+    for axis in (axes["query_axis"], axes["key_axis"]):
         prefix = axis_prefix(axis)
         columns[axis] = tuple(
             atlas.column(f"documents/{prefix}{name}")[place].astype(np.int64) for name in ("token_start", "row_size")
         )
-    order = np.argsort(columns[told["query_axis"]][0], kind="stable")
+    order = np.argsort(columns[axes["query_axis"]][0], kind="stable")
     pack_D = atlas.column("documents/pack")
     packs = tuple(int(pack) for pack in np.unique(pack_D[place]))
     labels = atlas.layers(kind)
@@ -114,9 +114,9 @@ def find_corpus(
     if layers is not None:
         kept = parse_selection(layers, "layers", random=False).choose(labels, "layer", atlas.name)
     heads = atlas.column(f"{kind}/head")
-    kv_heads = heads // int(told["heads_per_kv_head"])
+    kv_heads = heads // int(axes["heads_per_kv_head"])
     rules: dict[str, Any] = atlas.attrs["score_rules"][kind]
-    (query_start, queries), (key_start, keys) = columns[told["query_axis"]], columns[told["key_axis"]]
+    (query_start, queries), (key_start, keys) = columns[axes["query_axis"]], columns[axes["key_axis"]]
     return Corpus(
         kind=kind,
         ids=tuple(all_ids[int(i)] for i in place[order]),
@@ -130,9 +130,9 @@ def find_corpus(
         layer_labels=tuple(kept),
         heads=tuple(int(head) for head in heads),
         kv_place_H=np.searchsorted(atlas.column(f"{kind}/kv_head"), kv_heads),
-        query_axis=told["query_axis"],
-        key_axis=told["key_axis"],
-        separators=_separators(atlas, told["key_axis"]),
+        query_axis=axes["query_axis"],
+        key_axis=axes["key_axis"],
+        separators=_separators(atlas, axes["key_axis"]),
         sinks=any(rule["sink_logit"] for rule in rules.values()),
     )
 
@@ -141,8 +141,8 @@ def _separators(atlas: Atlas, axis: str) -> Indices:
     """Vocabulary indices of the tokens that separate: punctuation and line ends alone, and special tokens."""
     ids = atlas.column(f"tokens/{axis}/token_id")
     special = atlas.column(f"tokens/{axis}/special")
-    found, first = np.unique(ids, return_index=True)
+    vocabulary, first = np.unique(ids, return_index=True)
     text = atlas.column(f"tokens/{axis}/token")[first]
     marks = [bool(str(t).strip(" ")) and set(str(t).strip(" ")) <= SEPARATORS for t in text]
-    separating = np.array(marks, dtype=np.bool_) | np.isin(found, ids[special])
-    return found[separating & (found >= 0)].astype(np.int64)
+    separating = np.array(marks, dtype=np.bool_) | np.isin(vocabulary, ids[special])
+    return vocabulary[separating & (vocabulary >= 0)].astype(np.int64)

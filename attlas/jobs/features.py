@@ -109,8 +109,8 @@ class Sums:
 
     def plain(self, name: str) -> Floats:
         """A plain feature (U, 1), which divides a feature of heads; (U, 1, places) of one with several."""
-        found = self.plain_UP[..., self.features.plain_place(name)]
-        return found if name in self.features.plain else found[..., None, :]
+        value = self.plain_UP[..., self.features.plain_place(name)]
+        return value if name in self.features.plain else value[..., None, :]
 
     def add(self, other: Sums, at: int = 0) -> None:
         """Add other's units to those from `at` on."""

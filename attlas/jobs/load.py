@@ -119,8 +119,8 @@ def load_rows(source: Source, block: Block) -> BlockRows:
     else:
         position_R = row_R - documents.query_start_D[document_R]
     paths = [f"{documents.kind}/{name}" for name in ("key_start", "key_stop")]
-    found = source.readers.read(block.layer, dict.fromkeys(paths, (None, row_R)))
-    start_R, stop_R = (part.numpy().astype(np.int64) for part in found)
+    intervals = source.readers.read(block.layer, dict.fromkeys(paths, (None, row_R)))
+    start_R, stop_R = (part.numpy().astype(np.int64) for part in intervals)
     key_start_R = documents.key_start_D[document_R]
     low = max(int((key_start_R + start_R).min()) - 1, int(documents.key_start_D[0]))
     high = int((key_start_R + stop_R).max())

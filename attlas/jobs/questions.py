@@ -37,8 +37,9 @@ def explain(
 ) -> Explanation:
     """What a question would do with the same choices, before it runs; reads small columns alone.
 
-    >>> attlas.analysis.explain(atlas, "statistics", sample=60).rows
-    60
+    >>> plan = attlas.analysis.explain(atlas, "statistics", sample=60)
+    >>> plan.source, plan.kept
+    ('factors', False)
 
     Raises InputError where there is no such question or choice.
     """

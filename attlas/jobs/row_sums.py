@@ -98,19 +98,19 @@ class RowSums:
 
     def reduce(self, source: Source, block: Block) -> BlockSums:
         """The sums of one block."""
-        found = self.measure.measure(source, block)
+        rows = self.measure.measure(source, block)
         features, drawn = self.measure.features, block.drawn
         if drawn is not None:
-            return self._sampled(block, drawn, found)
-        documents = _by_unit(features, found, None, block.document_R, len(block.group_D))
-        if found.count_XHB is not None:
-            documents.heads_UHF[:, :, features.place("counts")] = found.count_XHB
-        if found.mass_XHB is not None:
-            documents.heads_UHF[:, :, features.place("masses")] = found.mass_XHB
+            return self._sampled(block, drawn, rows)
+        documents = _by_unit(features, rows, None, block.document_R, len(block.group_D))
+        if rows.count_XHB is not None:
+            documents.heads_UHF[:, :, features.place("counts")] = rows.count_XHB
+        if rows.mass_XHB is not None:
+            documents.heads_UHF[:, :, features.place("masses")] = rows.mass_XHB
         whole, cut = split_documents(self.document_quantities, block, documents, None, None)
         return BlockSums(
             group=int(block.group_D[0]), groups=_grouped(documents, block.group_D), whole=whole, cut=cut,
-            gram_HH=found.gram_HH,
+            gram_HH=rows.gram_HH,
         )  # fmt: skip
 
     def join(self, parts: Sequence[BlockSums], source: Source, layer: int) -> LayerValues:
@@ -138,10 +138,10 @@ class RowSums:
         documents = None if self.one_document else ([part.whole for part in parts], [part.cut for part in parts])
         return layer_values(self.quantities, self.document_quantities, sums, total, documents)
 
-    def _sampled(self, block: Block, drawn: Drawn, found: RowValues) -> BlockSums:
+    def _sampled(self, block: Block, drawn: Drawn, rows: RowValues) -> BlockSums:
         """Weighted sums, and what replicates add to them."""
         features = self.measure.features
-        counts, document_R = found.count_XHB, block.document_R
+        counts, document_R = rows.count_XHB, block.document_R
         coarse = features.coarse
         coarse_counts = (
             None if counts is None
@@ -149,7 +149,7 @@ class RowSums:
         )  # fmt: skip
 
         def summed(scale_R: Floats, unit_R: Indices, units: int, *, of: Features = coarse) -> Sums:
-            sums = _by_unit(of, found, scale_R, unit_R, units)
+            sums = _by_unit(of, rows, scale_R, unit_R, units)
             if counts is not None and coarse_counts is not None:
                 counted = counts if of is features else coarse_counts
                 sums.heads_UHF[:, :, of.place("counts")] = _segments(counted, scale_R, unit_R, units)
@@ -169,7 +169,7 @@ class RowSums:
             keys, own_R = np.unique(key_R, return_inverse=True)
             own, own_of = summed(amplitude_R, own_R, len(keys)), (keys // OWN, keys % OWN)
         whole, cut = split_documents(self.document_quantities, block, documents, own, own_of)
-        gram = found.gram_RHH
+        gram = rows.gram_RHH
         return BlockSums(
             group=int(block.group_D[0]), groups=_grouped(documents, block.group_D), whole=whole, cut=cut,
             replicate=first, replicates=summed(amplitude_R, unit_R, units),
@@ -183,22 +183,22 @@ def _segments(values_R: NDArray[Any], scale_R: Floats, unit_R: Indices, units: i
     spread_UR = torch.zeros(units, len(unit_R), dtype=torch.float64)
     spread_UR[torch.from_numpy(unit_R), torch.arange(len(unit_R))] = torch.from_numpy(scale_R)
     flat_RX = torch.from_numpy(values_R.reshape(len(unit_R), -1)).double()
-    found: Floats = (spread_UR @ flat_RX).numpy().reshape(units, *values_R.shape[1:])
-    return found
+    summed: Floats = (spread_UR @ flat_RX).numpy().reshape(units, *values_R.shape[1:])
+    return summed
 
 
-def _by_unit(features: Features, found: RowValues, scale_R: Floats | None, unit_R: Indices, units: int) -> Sums:
+def _by_unit(features: Features, rows: RowValues, scale_R: Floats | None, unit_R: Indices, units: int) -> Sums:
     """Sums of all features but the histogram by unit; unit_R ascends."""
-    sums = Sums.zeros(features, units, found.heads_HRF.shape[0])
+    sums = Sums.zeros(features, units, rows.heads_HRF.shape[0])
     edges = np.searchsorted(unit_R, np.arange(units + 1))
     some = np.flatnonzero(edges[1:] > edges[:-1])
     begin = edges[some]
-    scaled = found.heads_HRF if scale_R is None else found.heads_HRF * scale_R[:, None]
-    plain = found.plain_RP if scale_R is None else found.plain_RP * scale_R[:, None]
+    scaled = rows.heads_HRF if scale_R is None else rows.heads_HRF * scale_R[:, None]
+    plain = rows.plain_RP if scale_R is None else rows.plain_RP * scale_R[:, None]
     sums.heads_UHF[some, :, : features.small] = np.add.reduceat(scaled, begin, axis=1).transpose(1, 0, 2)
     sums.plain_UP[some] = np.add.reduceat(plain, begin, axis=0)
-    if found.largest_HR is not None:
-        sums.largest_UH[some] = np.maximum.reduceat(found.largest_HR, begin, axis=1).T
+    if rows.largest_HR is not None:
+        sums.largest_UH[some] = np.maximum.reduceat(rows.largest_HR, begin, axis=1).T
     return sums
 
 

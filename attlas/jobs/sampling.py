@@ -126,10 +126,10 @@ def _edges(rows: int, strata: int, document: bool) -> Indices:
     more = strata
     for _ in range(8):  # edges that fall together leave fewer rows than were asked for
         edges = np.interp(np.linspace(0, 1, more + 1), share, place)
-        found = np.unique(np.rint(edges).astype(np.int64))
-        short = min(2 * strata, rows) - int(np.minimum(np.diff(found), 2).sum())
+        whole = np.unique(np.rint(edges).astype(np.int64))
+        short = min(2 * strata, rows) - int(np.minimum(np.diff(whole), 2).sum())
         if short < 2:
             break
         more += short // 2
-    found.flags.writeable = False
-    return found
+    whole.flags.writeable = False
+    return whole

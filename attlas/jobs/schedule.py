@@ -67,13 +67,13 @@ def run_groups(
     count(0)
     if scheduler == "threads":
         with _Counting(names, count):
-            found = compute(*joins, scheduler="threads", num_workers=workers_of(scheduler, workers))
+            results = compute(*joins, scheduler="threads", num_workers=workers_of(scheduler, workers))
     elif scheduler == "ray":
-        found = _on_ray(joins, names, count)
+        results = _on_ray(joins, names, count)
     else:
-        found = _on_cluster(joins, scheduler, [len(tasks) for tasks, _, _ in groups], count)
+        results = _on_cluster(joins, scheduler, [len(tasks) for tasks, _, _ in groups], count)
     count(total)
-    return list(found)
+    return list(results)
 
 
 class _Counting(Callback):
@@ -116,14 +116,14 @@ def _on_ray(joins: list[Any], names: frozenset[str], count: Callable[[int], None
         watcher.start()
         try:
             with enable_dask_on_ray(), Submitted():
-                found: tuple[Any, ...] = compute(*joins)
+                results: tuple[Any, ...] = compute(*joins)
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         finally:
             ended.set()
             watcher.join()
             submitted.clear()
-        return found
+        return results
 
 
 def _on_cluster(joins: list[Any], address: str, sizes: list[int], count: Callable[[int], None]) -> tuple[Any, ...]:

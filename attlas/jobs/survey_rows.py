@@ -80,14 +80,14 @@ class KernelRows:
             group_N=np.arange(len(block.row_R)) if sampled else rows.document_R,
             groups=len(block.row_R) if sampled else len(block.group_D), row_gram=sampled,
         )  # fmt: skip
-        found = survey(problem, lse_HR, measure)
+        measured = survey(problem, lse_HR, measure)
         features = self.features
         eligible = _eligible(block, rows)
-        heads_HRF = _head_features(found.rows_HN, found, block, rows, eligible, features)
+        heads_HRF = _head_features(measured.rows_HN, measured, block, rows, eligible, features)
         return RowValues(
             heads_HRF=heads_HRF, plain_RP=_plain_features(block, rows, eligible, features),
-            largest_HR=heads_HRF[:, :, features.place("max_weight").start], count_XHB=found.count_XHB,
-            mass_XHB=found.mass_XHB if self.masses else None, gram_HH=found.gram_HH, gram_RHH=found.gram_NHH,
+            largest_HR=heads_HRF[:, :, features.place("max_weight").start], count_XHB=measured.count_XHB,
+            mass_XHB=measured.mass_XHB if self.masses else None, gram_HH=measured.gram_HH, gram_RHH=measured.gram_NHH,
         )  # fmt: skip
 
 

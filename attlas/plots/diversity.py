@@ -20,16 +20,16 @@ LABELLED = 60
 WHOLE = MaxNLocator(integer=True)
 
 
-def diversity_matrix(found: xr.Dataset) -> Figure:
+def diversity_matrix(answer: xr.Dataset) -> Figure:
     """Jensen-Shannon distance of all heads, ordered by the dendrogram above; the strip beside shows each head's layer.
 
-    found: of `attlas.analysis.head_diversity`. Raises InputError where heads of different layers were not compared.
+    answer: of `attlas.analysis.head_diversity`. Raises InputError where heads of different layers were not compared.
     """
-    found = _compared(found)
-    order = found.dendrogram_order.values
-    distance = found.distance.values[np.ix_(order, order)]
-    layers = found.member_layer.values[order]
-    names = [f"{found.member_layer.values[i]}.{found.member_head.values[i]}" for i in order]
+    answer = _compared(answer)
+    order = answer.dendrogram_order.values
+    distance = answer.distance.values[np.ix_(order, order)]
+    layers = answer.member_layer.values[order]
+    names = [f"{answer.member_layer.values[i]}.{answer.member_head.values[i]}" for i in order]
     with styled():
         size = float(np.clip(0.13 * len(order), 4.5, 8.5))
         figure = new_figure(size + 2.0, size + 2.0)
@@ -37,7 +37,7 @@ def diversity_matrix(found: xr.Dataset) -> Figure:
             2, 2, width_ratios=[0.25, size], height_ratios=[0.9, size], gridspec_kw={"wspace": 0.01, "hspace": 0.01}
         )
         panels[0, 0].set_visible(False)
-        dendrogram(found.merges.values, ax=panels[0, 1], no_labels=True, color_threshold=0, above_threshold_color=INK)
+        dendrogram(answer.merges.values, ax=panels[0, 1], no_labels=True, color_threshold=0, above_threshold_color=INK)
         for line in panels[0, 1].collections:
             line.set_linewidth(0.6)
         panels[0, 1].axis("off")
@@ -47,7 +47,7 @@ def diversity_matrix(found: xr.Dataset) -> Figure:
         panels[1, 0].set_ylabel("layer of the head")
         image = panels[1, 1].imshow(distance, cmap="magma", aspect="auto", interpolation="nearest", vmin=0)
         panels[1, 1].set_yticks([])
-        cuts = np.flatnonzero(np.diff(found.cluster.values[order])) + 0.5
+        cuts = np.flatnonzero(np.diff(answer.cluster.values[order])) + 0.5
         for cut in cuts:
             panels[1, 1].axhline(cut, color="white", lw=0.9)
             panels[1, 1].axvline(cut, color="white", lw=0.9)
@@ -59,17 +59,17 @@ def diversity_matrix(found: xr.Dataset) -> Figure:
             panels[1, 1].set_xlabel(f"{len(order)} heads in the order of the dendrogram; white lines: clusters")
         figure.colorbar(image, ax=panels[1, 1], label="Jensen-Shannon distance", shrink=0.6, pad=0.01)
         figure.colorbar(strip, ax=panels[1, 1], label="layer", shrink=0.6, pad=0.02, ticks=WHOLE)
-        title(figure, found, "How unlike heads are", rows=_rows(found))
+        title(figure, answer, "How unlike heads are", rows=_rows(answer))
     return figure
 
 
-def head_plane(found: xr.Dataset) -> Figure:
+def head_plane(answer: xr.Dataset) -> Figure:
     """Heads as points whose distances are, as well as a plane can hold them, their Jensen-Shannon distances.
 
     Colour: layer; shape: cluster. The points that lie farthest out, or all of a few, carry `layer.head`.
     """
-    found = _compared(found)
-    place, layers, clusters = found.plane.values, found.member_layer.values, found.cluster.values
+    answer = _compared(answer)
+    place, layers, clusters = answer.plane.values, answer.member_layer.values, answer.cluster.values
     shapes = "osD^vP*X<>hd"
     scale = mpl.colors.Normalize(layers.min(), max(layers.max(), layers.min() + 1))
     with styled():
@@ -83,18 +83,18 @@ def head_plane(found: xr.Dataset) -> Figure:
                 label=f"cluster {cluster} ({int(some.sum())})",
             )  # fmt: skip
         for i in _to_label(place):
-            text = f"{layers[i]}.{found.member_head.values[i]}"
+            text = f"{layers[i]}.{answer.member_head.values[i]}"
             panel.annotate(text, place[i], xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=INK)
         panel.set_aspect("equal", adjustable="datalim")
         panel.set_xticks([])
         panel.set_yticks([])
-        panel.set_xlabel(f"metric MDS, stress {found.plane.attrs.get('stress', float('nan')):.2f}")
-        told = panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.03), ncols=4)
-        for handle in told.findobj(PathCollection):
+        panel.set_xlabel(f"metric MDS, stress {answer.plane.attrs.get('stress', float('nan')):.2f}")
+        legend = panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.03), ncols=4)
+        for handle in legend.findobj(PathCollection):
             handle.set_facecolor(INK)
         panel.spines[["left", "bottom"]].set_visible(False)
         figure.colorbar(mpl.cm.ScalarMappable(scale, SEQUENTIAL), ax=panel, label="layer", shrink=0.7, ticks=WHOLE)
-        title(figure, found, "A map of heads: near ones attend alike", rows=_rows(found))
+        title(figure, answer, "A map of heads: near ones attend alike", rows=_rows(answer))
     return figure
 
 
@@ -111,11 +111,11 @@ def _to_label(place: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> list[
     return taken
 
 
-def _rows(found: xr.Dataset) -> str:
-    return f"{found.attrs['pair_rows']:,} sampled query rows"
+def _rows(answer: xr.Dataset) -> str:
+    return f"{answer.attrs['pair_rows']:,} sampled query rows"
 
 
-def _compared(found: xr.Dataset) -> xr.Dataset:
-    if "member" not in parse_answer(found, "head_diversity", "effective_heads").dims:
+def _compared(answer: xr.Dataset) -> xr.Dataset:
+    if "member" not in parse_answer(answer, "head_diversity", "effective_heads").dims:
         raise InputError("heads of different layers were not compared here: that needs factors, and more than one head")
-    return found
+    return answer

@@ -24,76 +24,76 @@ __all__ = ["distance_decay", "head_boxes", "histograms", "layer_means"]
 FEW_COLOURS = 12
 
 
-def layer_means(found: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
+def layer_means(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
     """One panel a statistic: the mean over a layer's heads, the middle half of them, and each head as a dot.
 
-    found: of `attlas.analysis.statistics`. Raises InputError where a name is no statistic a head.
+    answer: of `attlas.analysis.statistics`. Raises InputError where a name is no statistic a head.
     """
-    chosen = _chosen(found, names)
+    chosen = _chosen(answer, names)
     rows, columns = grid_of(len(chosen))
     with styled():
         figure = new_figure(3.1 * columns + 0.4, 2.2 * rows + 0.7)
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-        layers = np.arange(found.sizes["layer"])
+        layers = np.arange(answer.sizes["layer"])
         for panel, name in zip(panels, chosen, strict=False):
-            values = found[name].values
+            values = answer[name].values
             low, high = np.nanpercentile(values, [25, 75], axis=1)
             panel.fill_between(layers, low, high, color="#4c86a8", alpha=0.3, lw=0)
             for head in range(values.shape[1]):
                 panel.plot(layers, values[:, head], ".", color=INK, ms=2, alpha=0.35)
             panel.plot(layers, np.nanmean(values, axis=1), color="#1f5f86", lw=1.6)
             panel.set_title(name.replace("_", " "))
-            panel.set_ylabel("" if found[name].attrs["units"] == "1" else found[name].attrs["units"])
-            label_axis(panel.xaxis, found["layer"].values, room=8)
+            panel.set_ylabel("" if answer[name].attrs["units"] == "1" else answer[name].attrs["units"])
+            label_axis(panel.xaxis, answer["layer"].values, room=8)
             _hold_still(panel, values)
         for panel in panels[len(chosen) :]:
             panel.set_visible(False)
         figure.supxlabel("layer", fontsize=9, color=INK)
-        title(figure, found, "Mean over the heads of a layer (line), their middle half (band), every head (dots)")
+        title(figure, answer, "Mean over the heads of a layer (line), their middle half (band), every head (dots)")
     return figure
 
 
-def histograms(found: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
+def histograms(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
     """One panel a statistic: how many heads have which value."""
-    chosen = _chosen(found, names)
+    chosen = _chosen(answer, names)
     rows, columns = grid_of(len(chosen))
     with styled():
         figure = new_figure(3.1 * columns + 0.4, 2.1 * rows + 0.7)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, name in zip(panels, chosen, strict=False):
-            values = found[name].values.ravel()
+            values = answer[name].values.ravel()
             values = values[np.isfinite(values)]
             middle = float(values.mean()) if len(values) else 0.0
             alike = len(values) and np.ptp(values) <= 1e-4 * abs(middle)
             around = (0.0, 2 * middle if middle > 0 else 1.0) if alike else None
             panel.hist(values, bins=min(30, max(5, len(values) // 4)), range=around, color="#4c86a8")
             panel.set_title(name.replace("_", " "))
-            units = found[name].attrs["units"]
+            units = answer[name].attrs["units"]
             panel.set_xlabel("" if units == "1" else units)
             panel.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
         for panel in panels[len(chosen) :]:
             panel.set_visible(False)
         figure.supylabel("heads", fontsize=9, color=INK)
-        title(figure, found, "How many heads have which value")
+        title(figure, answer, "How many heads have which value")
     return figure
 
 
-def head_boxes(found: xr.Dataset, name: str = "entropy", *, layer: int | None = None) -> Figure:
+def head_boxes(answer: xr.Dataset, name: str = "entropy", *, layer: int | None = None) -> Figure:
     """One box a head: a statistic over the documents, whiskers from the 5th to the 95th percentile.
 
     layer: the heads of one layer; by default every layer has a panel. Raises InputError where the answer does not tell
     documents apart.
     """
-    found = parse_answer(found, "statistics")
+    answer = parse_answer(answer, "statistics")
     (name,) = parse_names("name", [name])
     key = f"document_{name}"
-    if key not in found or found[key].dims != ("document", "layer", "head"):
+    if key not in answer or answer[key].dims != ("document", "layer", "head"):
         raise InputError(f"there is no {name} of each document here: ask without a sample, or for another statistic")
-    layers = found["layer"].values.tolist()
+    layers = answer["layer"].values.tolist()
     if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral) or layer not in layers):
         raise InputError(f"layer is {given(layer)}: this answer has layers {index_runs(layers)}")
-    values = found[key] if layer is None else found[key].sel(layer=[layer])
-    heads = found["head"].values
+    values = answer[key] if layer is None else answer[key].sel(layer=[layer])
+    heads = answer["head"].values
     rows, columns = grid_of(values.sizes["layer"], most=max(1, min(4, 48 // len(heads))))
     width = max(2.4, 0.22 * len(heads) + 0.8)
     with styled():
@@ -112,20 +112,20 @@ def head_boxes(found: xr.Dataset, name: str = "entropy", *, layer: int | None = 
         for panel in panels[values.sizes["layer"] :]:
             panel.set_visible(False)
         figure.supxlabel("head", fontsize=9, color=INK)
-        units = found[key].attrs["units"]
+        units = answer[key].attrs["units"]
         figure.supylabel(name.replace("_", " ") + ("" if units == "1" else f" ({units})"), fontsize=9, color=INK)
-        title(figure, found, f"{name.replace('_', ' ').capitalize()} over documents: median, middle half, 5% to 95%")
+        title(figure, answer, f"{name.replace('_', ' ').capitalize()} over documents: median, middle half, 5% to 95%")
     return figure
 
 
-def distance_decay(found: xr.Dataset) -> Figure:
+def distance_decay(answer: xr.Dataset) -> Figure:
     """Weight a token at each distance, one line a layer (mean over its heads), on logarithmic axes."""
-    if "weight_by_distance" not in parse_answer(found, "statistics"):
+    if "weight_by_distance" not in parse_answer(answer, "statistics"):
         raise InputError("there is no weight_by_distance here: it needs factors, and keys of the query's own text")
-    start, stop = found.distance.values, found.distance_stop.values
+    start, stop = answer.distance.values, answer.distance_stop.values
     middle = np.sqrt(np.maximum(start, 0.5) * np.maximum(stop - 1, 0.5))
-    weight = found.weight_by_distance.mean("head").values / (stop - start)
-    layers = found["layer"].values
+    weight = answer.weight_by_distance.mean("head").values / (stop - start)
+    layers = answer["layer"].values
     colours = mpl.colormaps[SEQUENTIAL](np.linspace(0, 0.95, len(layers)))
     with styled():
         figure = new_figure(7.2, 4.4)
@@ -147,7 +147,7 @@ def distance_decay(found: xr.Dataset) -> Figure:
         else:
             scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(layers[0], layers[-1]), SEQUENTIAL)
             figure.colorbar(scale, ax=panel, label="layer", shrink=0.8, ticks=MaxNLocator(integer=True))
-        title(figure, found, "How weight falls with distance, mean over the heads of a layer")
+        title(figure, answer, "How weight falls with distance, mean over the heads of a layer")
     return figure
 
 
@@ -158,13 +158,13 @@ def _hold_still(panel: Any, values: Any) -> None:
         panel.set_ylim(0, 2 * middle if middle > 0 else 1)
 
 
-def _chosen(found: xr.Dataset, names: Sequence[str] | None) -> list[str]:
+def _chosen(answer: xr.Dataset, names: Sequence[str] | None) -> list[str]:
     """Statistics with one number a head."""
-    found = parse_answer(found, "statistics")
+    answer = parse_answer(answer, "statistics")
     names = None if names is None else parse_names("names", names)
     known = [
         str(name)
-        for name, variable in found.data_vars.items()
+        for name, variable in answer.data_vars.items()
         if variable.dims == ("layer", "head") and not str(name).endswith(("_error", "_low", "_high"))
     ]
     wrong: Any = next((name for name in names or () if name not in known), None)
