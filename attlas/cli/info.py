@@ -58,6 +58,9 @@ def _show(told: dict[str, Any]) -> None:
         f"{model['name']}  {model['model_class']}, {human_count(model['parameters'])} parameters, {model['dtype']}",
     )
     grid.add_row("tier", f"{told['keep']}  [dim]{', '.join(told['factors'])}[/]")
+    stored = dict.fromkeys(name for kind in told["kinds"].values() for name in kind["statistics"])
+    if stored:
+        grid.add_row("statistics", ", ".join(stored))
     grid.add_row("packs", ", ".join(f"{count} {name}" for name, count in packs.items() if count))
     for failed in told["failed"][:SHOWN_FAILURES]:
         first, count = failed["documents"][0], len(failed["documents"])

@@ -85,8 +85,7 @@ def plan_survey(atlas: Atlas, choices: Choices, options: SurveyOptions | None = 
     sampled = choices.sample is not None and choices.sample < corpus.rows
     names = statistic_names(same_axis=corpus.same_axis, sinks=corpus.sinks)
     if stored:
-        group = atlas.root[f"{corpus.kind}/statistics"]
-        names = tuple(name for name in names if name in group)  # type: ignore[operator]
+        names = tuple(name for name in names if name in atlas.attrs["kinds"][corpus.kind]["statistics"])
     measure = (
         StoredRows(names=names, counted=corpus.whole_packs) if stored
         else KernelRows(names=names, thresholds=options.thresholds, edges=edges, masses=not sampled)

@@ -68,6 +68,7 @@ def _describe_kind(atlas: Atlas, kind: str) -> dict[str, Any]:
         "kv_heads": len(atlas.column(f"{kind}/kv_head")),
         "features": int(q.shape[-1]) if q is not None else None,
         "dtype": q.attrs["attlas_dtype"] if q is not None else None,
+        "statistics": list(atlas.attrs["kinds"][kind]["statistics"]),
         "scaling": sorted({float(rule["scaling"]) for rule in rules}),
         "softcap": sorted({float(rule["softcap"]) for rule in rules if rule["softcap"]}),
         "sink_logit": any(rule["sink_logit"] for rule in rules),

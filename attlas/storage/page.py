@@ -144,12 +144,13 @@ def _statistics(
     atlas: Atlas, rows: DocumentRows, query_tokens: Columns, key_tokens: Columns
 ) -> Iterator[tuple[str, LazyArray]]:
     """Each row statistic as a lazy array: stored where the tier stores it, computed from the factors elsewhere."""
+    if atlas.tier.statistics:
+        for name in atlas.attrs["kinds"][rows.kind]["statistics"]:
+            if name in STATISTICS:
+                yield name, LazyRows(rows, f"statistics/{name}")
+        return
     rules = atlas.attrs["score_rules"][rows.kind]
     names = statistic_names(same_axis=rows.same_axis, sinks=any(rule["sink_logit"] for rule in rules.values()))
-    if atlas.tier.statistics:
-        for name in names:
-            yield name, LazyRows(rows, f"statistics/{name}")
-        return
     source = StatisticRows(
         rows,
         names,

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 
 from attlas.arguments import parse_callback, parse_whole
-from attlas.engine.kernels.row_statistics import statistic_names
-from attlas.engine.model.layout import KINDS
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
 from attlas.storage.commits import COMMITTED
@@ -106,8 +104,7 @@ def _expected(atlas: Atlas) -> dict[str, dict[str, tuple[str, ...]]]:
         axes = {"query_axis": rows["query_axis"], "key_axis": rows["key_axis"]}
         arrays = {factor.name: schema.factor_dims(factor, **axes) for factor in atlas.tier.kept}
         if atlas.tier.statistics:
-            sinks = any(rule["sink_logit"] for rule in atlas.attrs["score_rules"][kind].values())
-            for name in statistic_names(same_axis=KINDS[kind][0] == KINDS[kind][1], sinks=sinks):
+            for name in rows["statistics"]:  # of the day it was captured; others may have come since
                 arrays[f"statistics/{name}"] = ("layer", "head", schema.token_dim(rows["query_axis"]))
         wanted[kind] = arrays
     return wanted

@@ -15,6 +15,7 @@ import zarr
 from zarr.abc.store import Store
 
 import attlas
+from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.model.layout import KindLayout
 from attlas.engine.passage.documents import Document, Pack
 from attlas.engine.passage.headroom import Headroom
@@ -217,6 +218,9 @@ def _attributes(spec: AtlasSpec) -> dict[str, Any]:
                 "heads_per_kv_head": kind.group,
                 "layer_span": kind.span,
                 "factor_span": kind.factor_span,
+                "statistics": list(statistic_names(same_axis=kind.same_axis, sinks=kind.has_sinks))
+                if TIERS[spec.keep].statistics
+                else [],
             }
             for kind in spec.kinds
         },

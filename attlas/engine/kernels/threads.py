@@ -89,6 +89,7 @@ def _become_alone() -> None:
         keeper = threading.Thread(target=keep_default)
         keeper.start()
         known.wait()
+        torch.get_num_threads()  # a thread that has not looked yet would take the default at its first operation
         torch.set_num_threads(1)
         done.set()
         keeper.join()

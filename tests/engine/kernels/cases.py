@@ -124,7 +124,7 @@ def truth(of: Case) -> Truth:
     visible = (keys >= problem.start_N[:, None]) & (keys < problem.stop_N[:, None])
     repeat = problem.heads // problem.groups
     tokens = problem.tokens
-    statistics = {name: np.zeros(lse_HN.shape) for name in of.names}
+    statistics: dict[str, Float] = {}
     for first in np.unique(tokens.first_N):
         rows = np.flatnonzero(tokens.first_N == first)
         span = slice(int(first), int(problem.stop_N[rows].max()))
@@ -139,8 +139,8 @@ def truth(of: Case) -> Truth:
             found = oracle.row_statistics(
                 a, seen, ids, tokens.ids_M[span], tokens.special_M[span], same_axis=of.same_axis
             )
-            for name in of.names:
-                statistics[name][h, rows] = found[name][place]
+            for name, value in found.items():
+                statistics.setdefault(name, np.zeros(lse_HN.shape))[h, rows] = value[place]
     histogram = [np.histogram(a[visible], bins=histogram_edges())[0] for a in a_HNM]
     return Truth(
         a_HNM=a_HNM, lse_HN=lse_HN, statistics=statistics, histogram_HB=np.stack(histogram),
