@@ -42,7 +42,8 @@ class Atlas(Mapping[str, xr.Dataset]):
     array([3.06e-05, 9.97e-01], dtype=float32)
 
     A page has `attention(layer, head, query, key)`, `log_sum_exp` and every row statistic `(layer, head, query)`,
-    float32, with `query_token` and `key_token` beside. An encoder-decoder's page has `encoder_attention`,
+    float32, with `query_token`, `query_token_id`, `query_char_start`, `query_char_end` and `query_word` beside, and the
+    same of `key`. An encoder-decoder's page has `encoder_attention`,
     `decoder_attention` and `cross_attention`, with dims and statistics prefixed by the kind. Nothing is read or
     computed before it is asked for. Only documents of committed packs are in the mapping.
     """

@@ -54,7 +54,7 @@ def _told(value: Any) -> str:
 
 
 def _path(name: str) -> str:
-    """A name as zarr and every file system take it, no two alike; of lower case alone differing in case too."""
+    """A name as zarr and every file system take it, no two alike."""
     path = quote(name, safe="").replace(".", "%2E")
     if path.startswith("__"):
         path = f"%5F{path[1:]}"

@@ -86,7 +86,7 @@ def make_page(atlas: Atlas, document: str, index: int) -> Page:
             "document_id": document,
             "model": atlas.model.get("name"),
             "keep": atlas.keep,
-            "attention_names": " ".join(names),
+            "attention_names": " ".join(names),  # netCDF has no attributes of several strings
         },
     )
 
