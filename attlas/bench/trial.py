@@ -16,7 +16,8 @@ from attlas.engine.model.load import LoadedModel, load_model
 from attlas.engine.model.positions import ends_of_positions, position_limit
 from attlas.engine.model.probe import layout_of
 from attlas.engine.model.shape import ModelShape, shape_of
-from attlas.engine.passage.tokenize import Text, make_documents
+from attlas.engine.passage.input import Texts
+from attlas.engine.passage.tokenize import make_documents
 from attlas.errors import InputError
 
 __all__ = ["Ids", "Subject", "Trial", "plain_forward", "sides"]
@@ -34,7 +35,7 @@ class Trial:
 
     model: str
     folder: Path
-    texts: Sequence[Text] | None = None
+    texts: Texts | None = None
     dtype: str = "auto"
     device: str = "auto"
     rounds: int = 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Any
 
 from attlas.engine.model.layout import KindLayout, ModelLayout, keep_heads, keep_layers
 from attlas.engine.model.load import LoadedModel
@@ -12,8 +13,9 @@ from attlas.engine.model.probe import layout_of
 from attlas.engine.model.shape import ModelShape, shape_of
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import Document, Pack, plan_packs, with_chosen_rows
+from attlas.engine.passage.input import Texts
 from attlas.engine.passage.rows import Rows
-from attlas.engine.passage.tokenize import Text, make_documents
+from attlas.engine.passage.tokenize import make_documents
 from attlas.storage.sizes import Sizes, plan_sizes
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
@@ -44,12 +46,15 @@ class CapturePlan:
 
 def plan_capture(
     loaded: LoadedModel,
-    texts: Text | Sequence[Text],
+    texts: Texts,
     *,
     rows: Rows | None = None,
     budget: Budget | None = None,
     layout: ModelLayout | None = None,
     ids: Sequence[str] | None = None,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+    position_ids: Any = None,
     keep: str = DEFAULT_TIER,
     shards: int = 1,
     replicas: int = 1,
@@ -71,8 +76,12 @@ def plan_capture(
         texts,
         loaded,
         ids=ids,
+        attention_mask=attention_mask,
+        token_type_ids=token_type_ids,
+        position_ids=position_ids,
         max_tokens=rows.max_tokens,
         position_offset=layout.position_offset,
+        bidirectional=not all(call.causal for call in layout.calls),
         extrapolate=rows.extrapolate,
     )
     longest = max(sum(map(len, document.tokens.values())) for document in documents)

@@ -19,9 +19,9 @@ from attlas.engine.model.load import LoadedModel
 from attlas.engine.model.source import ModelSource
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import name_pack
+from attlas.engine.passage.input import Texts
 from attlas.engine.passage.rows import Rows
 from attlas.engine.passage.selection import Selection
-from attlas.engine.passage.tokenize import Text
 from attlas.errors import InputError, PacksFailedError
 from attlas.parse import parse_choice, parse_flag, refuse
 from attlas.progress import CaptureProgress
@@ -41,11 +41,14 @@ Choice = str | int | slice | Sequence[int] | Selection
 
 def capture(
     model: str | Path | PreTrainedModel,
-    texts: Text | Sequence[Text],
+    texts: Texts,
     store: Any,
     *,
     keep: str = DEFAULT_TIER,
     ids: Sequence[str] | None = None,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+    position_ids: Any = None,
     layers: Choice | None = None,
     heads: Choice | None = None,
     queries: Choice | None = None,
@@ -77,7 +80,12 @@ def capture(
     (13, 0.941)
 
     model: a hub id, a folder, a .gguf file, "demo", or a transformers model object.
-    texts: one or many str, or sequences of token ids, or (source, target) pairs for an encoder-decoder.
+    texts: one or many str, token ids (rows of an array too), chats (lists of messages), paths of files or records such
+        as {"id", "text", ...}; as tuples (source, target) for an encoder-decoder and (a, b) for an encoder's pair of
+        sentences; a mapping from ids to these; a tokenizer's output; a frame with a column text. Of records and frames
+        every further field is kept beside the document. ids: names, "doc-0", "doc-1", ... where none are given.
+    attention_mask, token_type_ids, position_ids: of token ids, shaped as they are. Padding is left out; positions are
+        the model's own on the padded row unless given; where they restart in a row, the next document begins.
     store: a folder, an fsspec URL such as s3://bucket/name.zarr, "memory://name", or a zarr store.
     keep: "factors" (q, k and log-sum-exp: every weight can be computed), "statistics" (row statistics alone),
         or "maps" (factors, and the weights themselves in `map_dtype`).
@@ -123,6 +131,9 @@ def capture(
             budget=budget,
             layout=runs.layout,
             ids=ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
             keep=keep,
             shards=max(runs.owners(runs.layout.kinds()[-1])) + 1,
             replicas=layout.replicas,

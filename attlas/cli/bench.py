@@ -283,7 +283,7 @@ def trial(
     **options: Any,
 ) -> Iterator[tuple[Trial, Callable[[Report], None]]]:
     """A `Trial` in a scratch folder, with progress on stderr; and the function that shows its report afterwards."""
-    texts = read_inputs(inputs).texts if inputs else None
+    texts = read_inputs(inputs) if inputs else None
     if figure is not None:
         _check_ending(figure)
     if folder is not None:

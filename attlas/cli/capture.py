@@ -90,7 +90,9 @@ def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, a
     """Run MODEL over INPUTS and keep its attention in an atlas.
 
     MODEL is a hub id, a folder, a .gguf file, or "demo". INPUTS are text files (one document each), .jsonl files (a
-    document a line: {"id", "text"}, or {"id", "source", "target"} for an encoder-decoder), or - for standard input.
+    document a line: {"id", "text"}, {"id", "messages"} for a chat, or {"id", "source", "target"} for an
+    encoder-decoder; further fields are kept), .json, .csv, .tsv and .parquet files of the same, each also as .gz, or -
+    for standard input.
 
     With --shards, --replicas or --address the model runs as Ray actors, see docs/cluster.md. Ctrl-C stops cleanly:
     packs that are committed stay, and --resume goes on with the others.
@@ -113,9 +115,7 @@ def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, a
     try:
         with _interrupted_by_sigterm(), _logged_to(log), capture_progress("capture", shown=not as_json) as progress:
             try:
-                attlas.capture(
-                    model, list(documents.texts), store, ids=list(documents.ids), progress=progress, **options
-                )
+                attlas.capture(model, documents, store, progress=progress, **options)
             finally:
                 last = progress.last
     except PacksFailedError as error:

@@ -17,6 +17,7 @@ from attlas.engine.model.layout import KINDS
 from attlas.errors import DocumentMissingError, InputError
 from attlas.storage import schema
 from attlas.storage.commits import COMMITTED, FAILED, Records, read_states
+from attlas.storage.fields import field_name
 from attlas.storage.stores import Where, open_root, read_arrays, store_name
 from attlas.storage.tiers import TIERS, Tier
 
@@ -41,7 +42,8 @@ class Atlas(Mapping[str, xr.Dataset]):
     array([3.06e-05, 9.97e-01], dtype=float32)
 
     A page has `attention(layer, head, query, key)`, `log_sum_exp` and every row statistic `(layer, head, query)`,
-    float32, with `query_token` and `key_token` beside. An encoder-decoder's page has `encoder_attention`,
+    float32, with `query_token`, `query_token_id`, `query_char_start`, `query_char_end` and `query_word` beside, and the
+    same of `key`. An encoder-decoder's page has `encoder_attention`,
     `decoder_attention` and `cross_attention`, with dims and statistics prefixed by the kind. Nothing is read or
     computed before it is asked for. Only documents of committed packs are in the mapping.
     """
@@ -182,13 +184,18 @@ class Atlas(Mapping[str, xr.Dataset]):
         start, count = (self.column(f"documents/{prefix}{name}")[index] for name in ("token_start", "row_size"))
         return int(start), int(count)
 
+    def places(self, axis: str, index: int) -> slice:
+        """A document's range on an axis."""
+        start, count = self._place(axis, index)
+        return slice(start, start + count)
+
     def tokens(self, index: int, axes: Sequence[str] | None = None) -> dict[str, dict[str, NDArray[Any]]]:
         """axis -> token, token_id and special of one document, all read at once. axes: None for all."""
         names, axes = ("token", "token_id", "special"), self.row_axes if axes is None else axes
         parts: dict[str, slice] = {}
         for axis in axes:
-            start, count = self._place(axis, index)
-            parts |= {f"tokens/{axis}/{name}": slice(start, start + count) for name in names}
+            own = self.places(axis, index)
+            parts |= {f"tokens/{axis}/{name}": own for name in names}
         columns = read_arrays(self.root, parts)
         return {axis: {name: columns[f"tokens/{axis}/{name}"] for name in names} for axis in axes}
 
@@ -225,7 +232,7 @@ def _table(root: zarr.Group, path: str, dim: str, without: Sequence[str] = ()) -
     assert isinstance(group, zarr.Group)
     arrays = {name: array for name, array in sorted(group.arrays()) if name not in without}
     values = read_arrays(group, dict.fromkeys(arrays, ...))
-    return xr.Dataset({name: (dim, values[name], dict(array.attrs)) for name, array in arrays.items()})
+    return xr.Dataset({field_name(a): (dim, values[name], dict(a.attrs)) for name, a in arrays.items()})
 
 
 def _some(ids: list[str]) -> str:

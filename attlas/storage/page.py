@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from attlas.errors import TierError
 from attlas.storage.factors import FACTORS
 from attlas.storage.lazy import DocumentRows, LazyArray, LazyAttention, LazyRows, LazyStatistic, StatisticRows
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
+from attlas.storage.token_columns import AT_ONCE, WHEN_ASKED, LateColumns, fixed_width
 
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas
@@ -23,7 +24,7 @@ __all__ = ["Page", "make_attention", "make_page"]
 PREFERRED_QUERIES, PREFERRED_KEYS = 512, 2048
 
 Columns = dict[str, Any]
-"""token, token_id and special of the places on one axis."""
+"""token, token_id and special of the places on one axis; what is read when asked for, as lazy arrays."""
 
 
 class Page(xr.Dataset):
@@ -45,7 +46,7 @@ class Page(xr.Dataset):
         if not name.endswith("attention") or name.startswith("_"):
             return
         attributes = object.__getattribute__(self, "attrs")
-        if name in attributes.get("attention_names", ()):
+        if name in attributes.get("attention_names", "").split():
             _check_weights(attributes["keep"], name, attributes["document_id"])
 
 
@@ -64,7 +65,7 @@ def make_page(atlas: Atlas, document: str, index: int) -> Page:
     """All kinds of attention of one document, each kind but `self` with its name before its dims and variables."""
     variables: dict[str, xr.Variable] = {}
     coordinates: dict[str, xr.Variable] = {}
-    names, of_axis = [], atlas.tokens(index)
+    names, of_axis = [], _columns(atlas, index, atlas.row_axes)
     for kind in atlas.kinds:
         prefix = "" if kind == "self" else f"{kind}_"
         rows, axes = atlas.rows(kind, index), atlas.attrs["kinds"][kind]
@@ -81,7 +82,12 @@ def make_page(atlas: Atlas, document: str, index: int) -> Page:
     return Page(
         variables,
         coordinates,
-        {"document_id": document, "model": atlas.model.get("name"), "keep": atlas.keep, "attention_names": names},
+        {
+            "document_id": document,
+            "model": atlas.model.get("name"),
+            "keep": atlas.keep,
+            "attention_names": " ".join(names),  # netCDF has no attributes of several strings
+        },
     )
 
 
@@ -96,8 +102,14 @@ def _check_weights(keep: str, name: str, document: str) -> None:
 def _tokens(atlas: Atlas, kind: str, index: int) -> tuple[Columns, Columns]:
     """Of one kind's query places and of its keys."""
     axes = atlas.attrs["kinds"][kind]
-    of_axis = atlas.tokens(index, tuple(dict.fromkeys((axes["query_axis"], axes["key_axis"]))))
+    of_axis = _columns(atlas, index, tuple(dict.fromkeys((axes["query_axis"], axes["key_axis"]))))
     return of_axis[axes["query_axis"]], of_axis[axes["key_axis"]]
+
+
+def _columns(atlas: Atlas, index: int, axes: Sequence[str]) -> dict[str, Columns]:
+    """axis -> what is known of the tokens on it."""
+    late = LateColumns(atlas.root, {axis: atlas.places(axis, index) for axis in axes})
+    return {axis: columns | late.of(axis) for axis, columns in atlas.tokens(index, axes).items()}
 
 
 def _coordinates(
@@ -113,8 +125,10 @@ def _coordinates(
         (f"{prefix}key", key_tokens, np.arange(rows.keys)),
     ):
         coordinates[dim] = xr.Variable(dim, places, {"long_name": "place in the document", "units": "token"})
-        coordinates[f"{dim}_token"] = xr.Variable(dim, columns["token"], {"long_name": "the token as text"})
-        coordinates[f"{dim}_token_id"] = xr.Variable(dim, columns["token_id"], {"long_name": "vocabulary index"})
+        for name, long_name in (AT_ONCE | WHEN_ASKED).items():
+            if name in columns:
+                values = fixed_width(columns[name]) if name == "token" else columns[name]
+                coordinates[f"{dim}_{name}"] = xr.Variable(dim, values, {"long_name": long_name})
     return coordinates
 
 

@@ -22,6 +22,7 @@ from attlas.engine.passage.documents import ROW_AXES, Document, Pack
 from attlas.errors import CorruptAtlasError, UnsupportedModelError
 from attlas.storage.array_spec import ArraySpec, column
 from attlas.storage.factors import Factor
+from attlas.storage.fields import field_arrays
 from attlas.storage.tiers import Tier
 
 __all__ = [
@@ -124,12 +125,19 @@ def document_arrays(documents: Sequence[Document], packs: Sequence[Pack]) -> Ite
             f"documents/{prefix}truncated_from", "document", "int64", cut,
             "tokens before the document was cut, 0 where it is whole", units="token",
         )  # fmt: skip
+        first = [d.tokens[axis].first_position for d in documents]
+        if any(first):
+            yield column(
+                f"documents/{prefix}first_position", "document", "int64", first,
+                "what the model's number of the first token is beyond its own first", units="token",
+            )  # fmt: skip
+    yield from field_arrays(documents, packs[0].token_start)
 
 
 def token_arrays(documents: Sequence[Document], packs: Sequence[Pack], axis: str, block: int) -> Iterator[ArraySpec]:
     """The tokens of one axis, at the places the packs give them; places no document owns hold -1, "" and False."""
     length = axis_length(packs, axis, block)
-    ids, position, char_start, char_end = (np.full(length, -1, dtype=np.int32) for _ in range(4))
+    ids, position, char_start, char_end, word, types = (np.full(length, -1, dtype=np.int32) for _ in range(6))
     text = np.full(length, "", dtype=object)
     special = np.zeros(length, dtype=np.bool_)
     for pack in packs:
@@ -138,13 +146,18 @@ def token_arrays(documents: Sequence[Document], packs: Sequence[Pack], axis: str
             place = slice(start, start + len(tokens))
             ids[place], char_start[place], char_end[place] = tokens.ids, tokens.char_start, tokens.char_end
             text[place], special[place], position[place] = tokens.text, tokens.special, tokens.positions
+            word[place] = -1 if tokens.word is None else tokens.word
+            types[place] = -1 if tokens.type is None else tokens.type
     path, dim = f"tokens/{axis}", token_dim(axis)
     yield column(f"{path}/token_id", dim, "int32", ids, "vocabulary index", fill=-1)
     yield column(f"{path}/token", dim, "str", text, "the token as text")
     yield column(f"{path}/position", dim, "int32", position, "place in the document", units="token", fill=-1)
     yield column(f"{path}/char_start", dim, "int32", char_start, "first character in the input text", fill=-1)
     yield column(f"{path}/char_end", dim, "int32", char_end, "character after the last", fill=-1)
+    yield column(f"{path}/word", dim, "int32", word, "word of the document, -1 where it belongs to none", fill=-1)
     yield column(f"{path}/special", dim, "bool", special, "whether the tokenizer calls it special", fill=False)
+    if (types >= 0).any():
+        yield column(f"{path}/token_type", dim, "int32", types, "token type (segment) given to the model", fill=-1)
 
 
 def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:

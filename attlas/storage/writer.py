@@ -17,7 +17,7 @@ from zarr.abc.store import Store
 import attlas
 from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.model.layout import KindLayout
-from attlas.engine.passage.documents import Document, Pack
+from attlas.engine.passage.documents import ROW_AXES, Document, Pack
 from attlas.engine.passage.headroom import Headroom
 from attlas.errors import InputError, StoreExistsError
 from attlas.storage import commits, schema
@@ -116,11 +116,14 @@ class AtlasWriter:
                     f"{store_name(where)} was made with another {name} ({told}): resume with the same, or choose "
                     "another store"
                 )
-        for array in (*schema.document_arrays(spec.documents, spec.packs), *_token_ids(spec)):
-            found = np.asarray(root[array.path][...]) if array.path in root else None  # type: ignore[index]
-            if found is None or not np.array_equal(found, array.data):
+        given = {
+            array.path: array.data
+            for array in (*schema.document_arrays(spec.documents, spec.packs), *_given_tokens(spec))
+        }
+        for path in sorted({*given, *_given_paths(root)}):
+            if path not in root or path not in given or not _same(np.asarray(root[path][...]), given[path]):  # type: ignore[index]
                 raise InputError(
-                    f"{store_name(where)} was made from other documents ({array.path} differs): "
+                    f"{store_name(where)} was made from other documents ({path} differs): "
                     "resume with the same input, or choose another store"
                 )
         writer = cls(root.store, root, spec, created=False)
@@ -197,10 +200,31 @@ def _arrays(spec: AtlasSpec) -> Iterator[ArraySpec]:
                 yield from schema.map_arrays(kind, document, spec.map_dtype)
 
 
-def _token_ids(spec: AtlasSpec) -> Iterator[ArraySpec]:
+GIVEN_OF_TOKENS = ("token_id", "token_type")
+"""What a model is given of each token."""
+
+
+def _given_tokens(spec: AtlasSpec) -> Iterator[ArraySpec]:
     for axis in schema.axes_of([kind.kind for kind in spec.kinds]):
         arrays = schema.token_arrays(spec.documents, spec.packs, axis, spec.block)
-        yield next(array for array in arrays if array.path.endswith("/token_id"))
+        yield from (array for array in arrays if array.path.endswith(GIVEN_OF_TOKENS))
+
+
+def _given_paths(root: zarr.Group) -> set[str]:
+    """The arrays of a store that say what its documents were."""
+    documents, tokens = root["documents"], root["tokens"]
+    assert isinstance(documents, zarr.Group)
+    assert isinstance(tokens, zarr.Group)
+    found = {f"documents/{name}" for name, _ in documents.arrays()}
+    return found | {
+        f"tokens/{axis}/{name}" for axis, _ in tokens.groups() if axis not in ROW_AXES.values()
+        for name in GIVEN_OF_TOKENS if f"{axis}/{name}" in tokens
+    }  # fmt: skip
+
+
+def _same(stored: Any, wanted: Any) -> bool:
+    """Whether two columns hold the same; no number is the same as no number."""
+    return np.array_equal(stored, wanted, equal_nan=np.asarray(wanted).dtype.kind == "f")
 
 
 def _attributes(spec: AtlasSpec) -> dict[str, Any]:

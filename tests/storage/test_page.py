@@ -11,6 +11,7 @@ from attlas.errors import InputError, TierError
 from tests.families import BY_NAME, build_model, documents, eager_attention
 
 DIMS = ("layer", "head", "query", "key")
+COLUMNS = ("token", "token_id", "char_start", "char_end", "word")
 
 
 def test_every_kind_has_plain_dims_and_the_models_own_weights() -> None:
@@ -22,7 +23,7 @@ def test_every_kind_has_plain_dims_and_the_models_own_weights() -> None:
         for kind in atlas.kinds:
             found, page = atlas.attention(document, kind), atlas[document]
             assert found.dims == DIMS
-            assert set(found.coords) == {*DIMS, "query_token", "query_token_id", "key_token", "key_token_id"}
+            assert set(found.coords) == {*DIMS, *(f"{dim}_{name}" for dim in ("query", "key") for name in COLUMNS)}
             np.testing.assert_allclose(found.values, eager[kind], atol=1e-5, rtol=0)
             np.testing.assert_array_equal(found.values, page[f"{kind}_attention"].values)
             for name, coordinate in found.coords.items():

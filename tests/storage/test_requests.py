@@ -73,6 +73,21 @@ def test_what_a_row_a_tile_and_a_warm_row_ask_for() -> None:
     assert counts["same tile"] == 0
 
 
+def test_where_tokens_lie_in_the_text_is_read_when_asked_and_once() -> None:
+    made, store = made_of(10, finished=True)
+    page = open_atlas(store)["doc-0"]
+    chosen = page.attention.isel(layer=0, head=0, query=5)
+    chosen.values  # noqa: B018
+    assert not any("char_" in path or "/word" in path for _, path in store.asked)
+    store.asked.clear()
+    np.testing.assert_array_equal(page["query_word"].values, made.documents[0].tokens["text"].word or [-1] * 10)
+    asked = len(store.asked)
+    assert 0 < asked <= 3
+    assert page["key_char_start"].values.tolist() == made.documents[0].tokens["text"].char_start.tolist()
+    assert chosen["key_char_end"].values.tolist() == made.documents[0].tokens["text"].char_end.tolist()
+    assert len(store.asked) == asked
+
+
 def test_requests_of_one_question_go_together() -> None:
     """A store with 30 ms a trip: opening is a few trips after one another, not one for each request."""
     _, fast = made_of(40, finished=True)

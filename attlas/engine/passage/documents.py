@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,10 @@ class Tokens:
     """One document's tokens on one axis.
 
     ids: int32. text: what each token reads as. char_start, char_end: int32 span in the input text, -1 where there is
-    none (special tokens, documents given as ids). special: bool. truncated_from: the length before --max-tokens cut it.
+    none (special tokens, documents given as ids). special: bool. word: int32, the word that each token belongs to,
+    counted from 0, -1 for special tokens; None where none is known. type: int32, the token type (segment) that the
+    model is given; None where it is given none. first_position: what the model's numbering of the first token is beyond
+    its own first. truncated_from: the length before --max-tokens cut it.
     chosen: on an axis of chosen query rows, the place of each in its document; None where all tokens are there.
     """
 
@@ -30,6 +33,9 @@ class Tokens:
     char_start: NDArray[np.int32]
     char_end: NDArray[np.int32]
     special: NDArray[np.bool_]
+    word: NDArray[np.int32] | None = None
+    type: NDArray[np.int32] | None = None
+    first_position: int = 0
     truncated_from: int | None = None
     chosen: NDArray[np.int64] | None = None
 
@@ -41,25 +47,34 @@ class Tokens:
         """The place of each token in its document."""
         return np.arange(len(self.ids)) if self.chosen is None else self.chosen
 
-    def rows(self, chosen: NDArray[np.int64]) -> Tokens:
-        """Some of the tokens, as an axis of query rows."""
+    def picked(self, places: NDArray[np.int64]) -> Tokens:
+        """The tokens at some places."""
         return replace(
             self,
-            ids=self.ids[chosen],
-            text=tuple(self.text[i] for i in chosen),
-            char_start=self.char_start[chosen],
-            char_end=self.char_end[chosen],
-            special=self.special[chosen],
-            chosen=chosen,
+            ids=self.ids[places],
+            text=tuple(self.text[i] for i in places),
+            char_start=self.char_start[places],
+            char_end=self.char_end[places],
+            special=self.special[places],
+            word=None if self.word is None else self.word[places],
+            type=None if self.type is None else self.type[places],
         )
+
+    def rows(self, chosen: NDArray[np.int64]) -> Tokens:
+        """Some of the tokens, as an axis of query rows."""
+        return replace(self.picked(chosen), chosen=chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Document:
-    """One input sequence; `tokens` has the axis "text", or "source" and "target", and axes of chosen rows beside."""
+    """One input sequence; `tokens` has the axis "text", or "source" and "target", and axes of chosen rows beside.
+
+    fields: what else the user said of it, by name.
+    """
 
     id: str
     tokens: Mapping[str, Tokens]
+    fields: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
     def length(self, axis: str) -> int:
         return len(self.tokens[axis])

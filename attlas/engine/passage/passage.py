@@ -20,7 +20,8 @@ class AxisTokens:
     """The tokens of a passage on one axis, T of them.
 
     token_start: place of the first on the atlas's token axis. position_T: place in the own document. length_T: length
-    of the own document. document_T: the own document's place in the user's order.
+    of the own document. document_T: the own document's place in the user's order. number_T: the place as the model
+    numbers it, which begins later in a document that the user numbered so. type_T: token types; None for none.
     """
 
     token_start: int
@@ -29,6 +30,8 @@ class AxisTokens:
     position_T: Indices
     length_T: Indices
     document_T: Indices
+    number_T: Indices
+    type_T: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.ids_T)
@@ -67,7 +70,8 @@ class Passage:
     @property
     def explicit_positions(self) -> bool:
         """Whether the model must be told the positions, because it would number them otherwise by itself."""
-        return len(self.documents) > 1 or len(self.chunks) > 1
+        first = next(iter(self.axes.values()))
+        return len(self.documents) > 1 or len(self.chunks) > 1 or not np.array_equal(first.number_T, first.position_T)
 
 
 def passages(
@@ -118,11 +122,17 @@ def _passage(pack: Pack, documents: Sequence[Document], group: tuple[int, ...], 
 
 def _axis(token_start: int, tokens: list[Tokens], numbers: list[int]) -> AxisTokens:
     lengths = np.array([len(t) for t in tokens])
+    position_T = np.concatenate([np.arange(n) for n in lengths]).astype(np.int64)
+    types = None
+    if any(t.type is not None for t in tokens):  # no type is type 0
+        types = np.concatenate([np.zeros(len(t), dtype=np.int64) if t.type is None else t.type for t in tokens])
     return AxisTokens(
         token_start=token_start,
         ids_T=np.concatenate([t.ids for t in tokens]).astype(np.int64),
         special_T=np.concatenate([t.special for t in tokens]),
-        position_T=np.concatenate([np.arange(n) for n in lengths]).astype(np.int64),
+        position_T=position_T,
         length_T=np.repeat(lengths, lengths).astype(np.int64),
         document_T=np.repeat(np.array(numbers), lengths).astype(np.int64),
+        number_T=position_T + np.repeat(np.array([t.first_position for t in tokens], dtype=np.int64), lengths),
+        type_T=None if types is None else types.astype(np.int64),
     )

@@ -158,9 +158,11 @@ def forward_inputs(layout: ModelLayout, passage: Passage, chunk: tuple[int, int]
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(first.ids_T[rows])[None], "use_cache": False}
     if "target" in passage.axes:
         inputs["decoder_input_ids"] = torch.from_numpy(passage.axes["target"].ids_T)[None]
+    if first.type_T is not None:
+        inputs["token_type_ids"] = torch.from_numpy(first.type_T[rows])[None]
     if passage.explicit_positions:
         assert layout.position_offset is not None, "the planner packs and chunks only what takes position ids"
-        positions = torch.from_numpy(first.position_T[rows] + layout.position_offset)[None]
+        positions = torch.from_numpy(first.number_T[rows] + layout.position_offset)[None]
         # a mask of ones keeps transformers from guessing packed documents out of the positions: the intervals know
         inputs |= {"position_ids": positions, "attention_mask": torch.ones_like(inputs["input_ids"])}
     return inputs

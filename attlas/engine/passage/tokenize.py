@@ -1,59 +1,82 @@
-"""From what a user gives (texts, token ids, source and target pairs) to checked documents."""
+"""From checked input to documents: texts and chats are tokenised, token ids checked against the model."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import jinja2
 import numpy as np
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from attlas.engine.model.load import LoadedModel
 from attlas.engine.model.positions import ends_of_positions, position_limit
 from attlas.engine.passage.documents import Document, Tokens
-from attlas.errors import InputError
+from attlas.engine.passage.input import Texts, parse_documents
+from attlas.engine.passage.numbering import positions_behind_padding
+from attlas.engine.passage.raw import Chat, Ids, RawDocument, Side
+from attlas.engine.passage.readings import Readings, words_of_encoding, words_of_readings
+from attlas.errors import InputError, first_line
 
-__all__ = ["Side", "Text", "make_documents"]
+__all__ = ["make_documents"]
 
-Side = str | Sequence[int]
-Text = Side | tuple[Side, Side]
+ENDS = ("bos_token_id", "eos_token_id")
 
 
 def make_documents(
-    texts: Text | Sequence[Text],
+    texts: Texts,
     loaded: LoadedModel,
     *,
     ids: Sequence[str] | None = None,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+    position_ids: Any = None,
     max_tokens: int | None = None,
     position_offset: int | None = None,
+    bidirectional: bool = False,
     extrapolate: bool = False,
 ) -> list[Document]:
     """Tokenise and check the input; each error names the document and the remedy.
 
-    texts: one text, or many: str, or token ids, or, for an encoder-decoder, (source, target) pairs of either.
-    ids: the documents' names; "doc-0", "doc-1", ... by default. max_tokens: cut longer documents there, which is
-    recorded in `Tokens.truncated_from`. A target text becomes what the decoder reads while it predicts the text: the
-    start token, then the text's tokens without the last end token; target ids are taken as they are.
-    extrapolate: take documents longer than the model's trained positions, where its positions go on.
-    Raises InputError.
+    texts, ids, attention_mask, token_type_ids, position_ids: see `parse_documents`. max_tokens: cut longer documents
+    there, which is recorded in `Tokens.truncated_from`. A target text becomes what the decoder reads while it predicts
+    the text: the start token, then the text's tokens without the last end token; target ids are taken as they are.
+    position_offset: the model's number of a first token; None where it takes none. bidirectional: the model is an
+    encoder, to which a pair is two sentences. extrapolate: take documents longer than the model's trained positions,
+    where its positions go on. Raises InputError.
     """
-    pairs = loaded.is_encoder_decoder
-    items = _as_list(texts, pairs)
-    if not items:
-        raise InputError("there is nothing to capture: give at least one text")
-    names = [f"doc-{i}" for i in range(len(items))] if ids is None else [str(name) for name in ids]
-    if len(names) != len(items):
-        raise InputError(f"{len(names)} ids for {len(items)} documents: give one id a document")
-    _check_names(names)
+    raw = parse_documents(
+        texts,
+        ids=ids,
+        attention_mask=attention_mask,
+        token_type_ids=token_type_ids,
+        position_ids=position_ids,
+        pairs="target" if loaded.is_encoder_decoder else "sentence" if bidirectional else None,
+    )
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"max_tokens is {max_tokens}: give 1 or more")
-    reads = _Readings(loaded.tokenizer)
-    documents = [
-        Document(id=name, tokens=_document(name, item, loaded, reads, max_tokens))
-        for name, item in zip(names, items, strict=True)
-    ]
+    door = _Door(loaded, position_offset, bidirectional, max_tokens)
+    documents = _with_types([door.document(one) for one in raw])
     _check_lengths(documents, loaded, position_offset, extrapolate)
     return documents
+
+
+def _with_types(documents: list[Document]) -> list[Document]:
+    """Where one document has token types, the others are told theirs, 0: the model runs them side by side."""
+    if not any(tokens.type is not None for document in documents for tokens in document.tokens.values()):
+        return documents
+    return [
+        replace(
+            document,
+            tokens={
+                axis: tokens if tokens.type is not None else replace(tokens, type=np.zeros_like(tokens.ids))
+                for axis, tokens in document.tokens.items()
+            },
+        )
+        for document in documents
+    ]
 
 
 def _check_lengths(
@@ -62,157 +85,258 @@ def _check_lengths(
     """Raise InputError where a document is longer than the model's positions, or than `extrapolate` can reach."""
     limit = position_limit(loaded.config, position_offset)
     longer = [
-        (d.id, n) for d in documents for n in [max(map(len, d.tokens.values()))] if limit is not None and n > limit
+        (d.id, tokens)
+        for d in documents
+        for tokens in [max(d.tokens.values(), key=lambda one: len(one) + one.first_position)]
+        if limit is not None and len(tokens) + tokens.first_position > limit
     ]
     if not longer or limit is None:
         return
-    (name, length), end = longer[0], ends_of_positions(loaded.model, limit)
-    told = f"document {name!r} has {length:,} tokens, and the model's positions end at {limit:,}"
+    (name, tokens), end = longer[0], ends_of_positions(loaded.model, limit)
+    behind = f" behind {tokens.first_position:,} positions" if tokens.first_position else ""
+    told = f"document {name!r} has {len(tokens):,} tokens{behind}, and the model's positions end at {limit:,}"
     if end is not None:
         refused = ", and cannot be extrapolated" if extrapolate else ""
-        raise InputError(f"{told}{refused}: {end}; shorten it with --max-tokens {limit}")
+        raise InputError(f"{told}{refused}: {end}; shorten it with --max-tokens {limit - tokens.first_position}")
     if not extrapolate:
         raise InputError(f"{told}: shorten it with --max-tokens {limit}, or go beyond them with --extrapolate")
 
 
-def _as_list(texts: Any, pairs: bool) -> list[Any]:
-    if isinstance(texts, str) or (isinstance(texts, Sequence | np.ndarray) and len(texts) and _is_int(texts[0])):
-        return [texts]
-    if pairs and isinstance(texts, tuple) and len(texts) == 2:
-        return [texts]
-    return list(texts)
+class _Door:
+    """What checking and tokenising needs to know of the model, looked up once for all documents."""
 
+    def __init__(
+        self, loaded: LoadedModel, position_offset: int | None, bidirectional: bool, max_tokens: int | None
+    ) -> None:
+        self.loaded, self.config, self.tokenizer = loaded, loaded.config, loaded.tokenizer
+        self.position_offset, self.bidirectional, self.max_tokens = position_offset, bidirectional, max_tokens
+        self.model_class = loaded.identity.model_class
+        self.vocabulary = int(self.config.get_text_config().vocab_size)
+        self.takes_types = "token_type_ids" in inspect.signature(loaded.model.forward).parameters
+        self.readings = Readings(self.tokenizer)
+        self.special_ids = [] if self.tokenizer is None else self.tokenizer.all_special_ids
+        self.padding = _padding_id(self.config, self.tokenizer)
 
-def _check_names(names: list[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if not name:
-            raise InputError("a document has an empty id: give every document a name")
-        if name in seen:
-            raise InputError(f"two documents have the id {name!r}: ids must differ")
-        seen.add(name)
-
-
-def _document(name: str, item: Any, loaded: LoadedModel, reads: _Readings, max_tokens: int | None) -> dict[str, Tokens]:
-    if not loaded.is_encoder_decoder:
-        if isinstance(item, tuple) and len(item) == 2 and not _is_int(item[0]):
+    def document(self, raw: RawDocument) -> Document:
+        name = raw.id
+        assert name is not None, "parse_documents gives every document an id"
+        if not self.loaded.is_encoder_decoder:
+            return Document(id=name, tokens={"text": self._text(name, raw)}, fields=raw.fields)
+        if raw.pair is None:
             raise InputError(
-                f"document {name!r} is a source and target pair, but {loaded.identity.model_class} takes one text"
+                f"document {name!r} is one text, but {self.model_class} is an encoder-decoder: give (source, target)"
             )
-        return {"text": _side(name, item, loaded, reads, False, max_tokens)}
-    if isinstance(item, str) or len(item) != 2 or _is_int(item[0]):
-        raise InputError(
-            f"document {name!r} is one text, but {loaded.identity.model_class} is an encoder-decoder: "
-            "give (source, target)"
+        sides = {"source": raw.side, "target": raw.pair}
+        if any(isinstance(side, Chat) for side in sides.values()):
+            raise InputError(f"document {name!r} is a chat, but {self.model_class} takes (source, target)")
+        return Document(
+            id=name,
+            tokens={axis: self._side(f"{name} ({axis})", side, axis == "target") for axis, side in sides.items()},
+            fields=raw.fields,
         )
-    source, target = item
-    return {
-        "source": _side(f"{name} (source)", source, loaded, reads, False, max_tokens),
-        "target": _side(f"{name} (target)", target, loaded, reads, True, max_tokens),
-    }
 
+    def _text(self, name: str, raw: RawDocument) -> Tokens:
+        if raw.pair is None:
+            return self._side(name, raw.side, False)
+        if raw.is_target or not self.bidirectional:
+            raise InputError(f"document {name!r} is a source and target pair, but {self.model_class} takes one text")
+        if not (isinstance(raw.side, str) and isinstance(raw.pair, str)):
+            raise InputError(
+                f"document {name!r} is a pair of token ids: give one sequence of ids, [CLS] a [SEP] b [SEP], "
+                "with token_type_ids="
+            )
+        return self._cut(self._tokenised(name, {"text": raw.side, "text_pair": raw.pair}), ends_special=True)
 
-def _side(
-    name: str, side: Any, loaded: LoadedModel, reads: _Readings, is_target: bool, max_tokens: int | None
-) -> Tokens:
-    is_text = isinstance(side, str)
-    tokens = _tokenised(name, side, loaded, reads, is_target) if is_text else _given(name, side, loaded, reads)
-    whole = len(tokens)
-    if max_tokens is not None and whole > max_tokens:
-        tokens = _cut(tokens, max_tokens, ends_special=is_text and not is_target)
-    return tokens
+    def _side(self, name: str, side: Side, is_target: bool) -> Tokens:
+        if isinstance(side, Ids):
+            return self._cut(self._given(name, side, is_target), ends_special=False)
+        if isinstance(side, Chat):
+            text = self._templated(name, side)
+            return self._cut(self._tokenised(name, {"text": text}, add_special_tokens=False), ends_special=False)
+        tokens = self._tokenised(name, {"text_target" if is_target else "text": side})
+        return self._cut(tokens, ends_special=not is_target)
 
+    def _cut(self, tokens: Tokens, *, ends_special: bool) -> Tokens:
+        """The first `max_tokens`; a closing special token ([SEP], </s>) that the tokenizer put there stays last."""
+        length = self.max_tokens
+        if length is None or len(tokens) <= length:
+            return tokens
+        closes = ends_special and length > 1 and bool(tokens.special[-1])
+        keep = np.r_[: length - 1, len(tokens) - 1] if closes else np.arange(length)
+        return replace(tokens.picked(keep), truncated_from=len(tokens))
 
-def _tokenised(name: str, text: str, loaded: LoadedModel, reads: _Readings, is_target: bool) -> Tokens:
-    tokenizer = loaded.tokenizer
-    if tokenizer is None:
-        raise InputError(f"{loaded.identity.name} has no tokenizer: give token ids, or a tokenizer")
-    if not text.strip():
-        raise InputError(f"document {name!r} is empty: remove it, or give it a text")
-    argument = {"text_target": text} if is_target else {"text": text}
-    encoded = tokenizer(**argument, return_offsets_mapping=tokenizer.is_fast, verbose=False)
-    ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-    spans = np.asarray(encoded["offset_mapping"] if tokenizer.is_fast else np.full((len(ids), 2), -1), dtype=np.int32)
-    if is_target:
-        ids, spans = _shift_right(ids, spans, loaded.config)
-    special = np.isin(ids, tokenizer.all_special_ids)
-    spans = np.where(special[:, None], -1, spans.reshape(-1, 2))
-    if special.all():
-        raise InputError(f"document {name!r} has no token of its own once it is tokenised: remove it")
-    return _tokens(ids, spans, special, reads)
+    def _templated(self, name: str, chat: Chat) -> str:
+        """The conversation as the tokenizer's chat template writes it."""
+        tokenizer = self._needed_tokenizer()
+        messages: Any = list(chat.messages)
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False))
+        except jinja2.TemplateError as error:
+            raise InputError(f"document {name!r}: the chat template refuses it: {first_line(error)}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            if tokenizer.chat_template is not None:
+                raise InputError(f"document {name!r}: the chat template fails: {first_line(error)}") from error
+            raise InputError(
+                f"document {name!r} is a chat, and the tokenizer of {self.loaded.identity.name} has no chat template: "
+                "give the text itself, or a tokenizer with a template"
+            ) from error
 
-
-def _given(name: str, ids: Any, loaded: LoadedModel, reads: _Readings) -> Tokens:
-    array = np.asarray(ids)
-    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"document {name!r} must be a text or a non-empty sequence of token ids (integers)")
-    vocabulary = int(loaded.config.get_text_config().vocab_size)
-    if array.min() < 0 or array.max() >= vocabulary:
-        raise InputError(
-            f"document {name!r} has token ids from {array.min()} to {array.max()}; "
-            f"the model's vocabulary has 0 to {vocabulary - 1}"
-        )
-    array = array.astype(np.int32)
-    special_ids = [] if loaded.tokenizer is None else loaded.tokenizer.all_special_ids
-    return _tokens(array, np.full((len(array), 2), -1, dtype=np.int32), np.isin(array, special_ids), reads)
-
-
-def _tokens(ids: Any, spans: Any, special: Any, reads: _Readings) -> Tokens:
-    return Tokens(
-        ids=ids,
-        text=reads.of(ids),
-        char_start=np.ascontiguousarray(spans[:, 0], dtype=np.int32),
-        char_end=np.ascontiguousarray(spans[:, 1], dtype=np.int32),
-        special=np.asarray(special, dtype=np.bool_),
-    )
-
-
-class _Readings:
-    """What each token of a vocabulary reads as, looked up once and shared by all documents."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        self.tokenizer = tokenizer
-        self.known: dict[int, str] = {}
-
-    def of(self, ids: Any) -> tuple[str, ...]:
-        return tuple(self.known[i] if i in self.known else self._read(i) for i in ids.tolist())
-
-    def _read(self, token: int) -> str:
-        """Its decoded text, or the vocabulary's own string where it decodes to none."""
+    def _needed_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
-            text = str(token)
-        else:
-            piece = str(self.tokenizer.convert_ids_to_tokens(token))
-            decoded = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
-            text = piece if not decoded or "\ufffd" in decoded or piece.startswith("##") else decoded
-        return self.known.setdefault(token, text)
+            raise InputError(f"{self.loaded.identity.name} has no tokenizer: give token ids, or a tokenizer")
+        return self.tokenizer
+
+    def _tokenised(self, name: str, texts: dict[str, str], **how: Any) -> Tokens:
+        tokenizer, is_target = self._needed_tokenizer(), "text_target" in texts
+        encoded: BatchEncoding = tokenizer(**texts, **how, return_offsets_mapping=tokenizer.is_fast, verbose=False)
+        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
+        offsets = encoded["offset_mapping"] if tokenizer.is_fast else np.full((len(ids), 2), -1)
+        special = np.isin(ids, self.special_ids)
+        if special.all() and (how.get("add_special_tokens", True) or not len(ids)):
+            raise InputError(f"document {name!r} has no token of its own once it is tokenised: remove it")
+        self._check_vocabulary(name, ids)
+        text = self.readings.of(ids)
+        spans = np.where(special[:, None], -1, np.asarray(offsets, dtype=np.int32).reshape(-1, 2))
+        types = np.asarray(encoded.get("token_type_ids", []), dtype=np.int32)
+        tokens = Tokens(
+            ids=ids,
+            text=text,
+            char_start=np.ascontiguousarray(spans[:, 0]),
+            char_end=np.ascontiguousarray(spans[:, 1]),
+            special=special,
+            word=words_of_encoding(encoded, text, special, self.readings.has_prefixes),
+            type=types if types.any() and self.takes_types else None,
+        )
+        return self._shifted_right(tokens) if is_target else tokens
+
+    def _check_vocabulary(self, name: str, ids: Any) -> None:
+        """Raise InputError where a tokenizer gives an id that the model has no embedding for."""
+        beyond = ids[ids >= self.vocabulary]
+        if len(beyond):
+            token = self._needed_tokenizer().convert_ids_to_tokens(int(beyond[0]))
+            raise InputError(
+                f"document {name!r} has the token {token!r} (id {beyond[0]}), and the model's vocabulary has 0 to "
+                f"{self.vocabulary - 1}: give the tokenizer that belongs to the model, or take the token out"
+            )
+
+    def _given(self, name: str, given: Ids, is_target: bool) -> Tokens:
+        ids = given.ids_N
+        if ids.min() < 0 or ids.max() >= self.vocabulary:
+            raise InputError(
+                f"document {name!r} has token ids from {ids.min()} to {ids.max()}; "
+                f"the model's vocabulary has 0 to {self.vocabulary - 1}"
+            )
+        if not given.masked:
+            self._check_padding(name, ids, is_target)
+        first = 0 if is_target else self._first_position(name, given)
+        own = ids.astype(np.int32)
+        text, special = self.readings.of(own), np.isin(own, self.special_ids)
+        none = np.full(len(own), -1, dtype=np.int32)
+        tokens = Tokens(
+            ids=own,
+            text=text,
+            char_start=none,
+            char_end=none,
+            special=special,
+            word=None if self.tokenizer is None else words_of_readings(text, special, self.readings.has_prefixes),
+            type=self._types(name, given.type_N),
+            first_position=first,
+        )
+        return self._shifted_right(tokens) if given.labels else tokens
+
+    def _check_padding(self, name: str, ids: Any, is_target: bool) -> None:
+        """Raise InputError where ids are padded, and no mask says so: pads would be attended to.
+
+        A padding token that is also the end of a text, or the start of a target, may stand alone.
+        """
+        if self.padding is None:
+            return
+        own = ids != self.padding
+        left, right = (int(np.argmax(side)) if own.any() else len(ids) for side in (own, own[::-1]))
+        ends = self._ends()
+        allowed = int(self.padding in ends)
+        allowed_left = int(self.padding in ends | {self._start()}) if is_target else allowed
+        if left > allowed_left or right > allowed:
+            side, count = ("begins", left) if left > allowed_left else ("ends", right)
+            raise InputError(
+                f"document {name!r} {side} with {count} padding token{'s' * (count > 1)} (id {self.padding}), which "
+                "would be attended to: give attention_mask=, or the ids without padding"
+            )
+
+    def _ends(self) -> set[int]:
+        """The tokens that begin or end a text by the model's or the tokenizer's own word."""
+        text = self.config.get_text_config()
+        found = [getattr(one, name, None) for one in (text, self.config, self.tokenizer) for name in ENDS]
+        return {one for some in found if some is not None for one in (some if isinstance(some, list) else [some])}
+
+    def _start(self) -> int | None:
+        """The token with which a target begins."""
+        start = getattr(self.config, "decoder_start_token_id", None)
+        if start is None:
+            start = getattr(self.config.get_text_config(decoder=True), "decoder_start_token_id", None)
+        return start
+
+    def _first_position(self, name: str, given: Ids) -> int:
+        """How far the model's number of the first token lies behind its own first one."""
+        if given.first_position is None:
+            if not given.padding_left:
+                return 0
+            return positions_behind_padding(self.loaded.model, given.padding_left, self.position_offset, name)
+        if self.position_offset is None:
+            raise InputError(f"document {name!r} has position_ids, and {self.model_class} takes none: leave them out")
+        first = given.first_position - self.position_offset
+        if given.packed and first != 0:
+            raise InputError(
+                f"document {name!r} has position_ids that go on with {given.first_position}: they may count on by 1, "
+                f"or restart with the next document at {self.position_offset}"
+            )
+        if given.packed and self.bidirectional:
+            raise InputError(
+                f"document {name!r} begins where position_ids restart in a row, which {self.model_class} attends to "
+                "as one text: give each document a row of its own"
+            )
+        if first < 0:
+            raise InputError(
+                f"document {name!r} has position_ids from {given.first_position}: the model's own begin at "
+                f"{self.position_offset}"
+            )
+        return first
+
+    def _types(self, name: str, type_N: Any) -> Any:
+        """Checked token types; None where the model is given none."""
+        if type_N is None:
+            return None
+        if not self.takes_types:
+            if type_N.any():
+                raise InputError(f"document {name!r} has token_type_ids, and {self.model_class} takes none")
+            return None
+        count = getattr(self.config.get_text_config(), "type_vocab_size", None)
+        if type_N.min() < 0 or (count is not None and type_N.max() >= count):
+            raise InputError(
+                f"document {name!r} has token_type_ids from {type_N.min()} to {type_N.max()}"
+                + ("" if count is None else f"; the model has 0 to {count - 1}")
+            )
+        return type_N.astype(np.int32)
+
+    def _shifted_right(self, tokens: Tokens) -> Tokens:
+        """What a decoder reads while it predicts the tokens."""
+        start = self._start()
+        if start is None:
+            raise InputError("the model names no decoder_start_token_id: give the target as token ids")
+        if len(tokens) and tokens.ids[-1] == self.config.eos_token_id:
+            tokens = tokens.picked(np.arange(len(tokens) - 1))
+        return Tokens(
+            ids=np.r_[np.int32(start), tokens.ids].astype(np.int32),
+            text=(*self.readings.of(np.array([start])), *tokens.text),
+            char_start=np.r_[np.int32(-1), tokens.char_start],
+            char_end=np.r_[np.int32(-1), tokens.char_end],
+            special=np.r_[start in self.special_ids, tokens.special],
+            word=None if tokens.word is None else np.r_[np.int32(-1), tokens.word],
+        )
 
 
-def _cut(tokens: Tokens, length: int, *, ends_special: bool) -> Tokens:
-    """The first `length` tokens; a closing special token ([SEP], </s>) that the tokenizer put there stays last."""
-    closes = ends_special and length > 1 and bool(tokens.special[-1])
-    keep = np.r_[: length - 1, len(tokens) - 1] if closes else np.arange(length)
-    return Tokens(
-        ids=tokens.ids[keep],
-        text=tuple(tokens.text[i] for i in keep),
-        char_start=tokens.char_start[keep],
-        char_end=tokens.char_end[keep],
-        special=tokens.special[keep],
-        truncated_from=len(tokens),
-    )
-
-
-def _shift_right(ids: Any, spans: Any, config: PreTrainedConfig) -> tuple[Any, Any]:
-    """What a decoder reads while it predicts `ids`."""
-    start = getattr(config, "decoder_start_token_id", None)
-    if start is None:
-        start = getattr(config.get_text_config(decoder=True), "decoder_start_token_id", None)
-    if start is None:
-        raise InputError("the model names no decoder_start_token_id: give the target as token ids")
-    if len(ids) and ids[-1] == config.eos_token_id:
-        ids, spans = ids[:-1], spans[:-1]
-    return np.r_[np.int32(start), ids].astype(np.int32), np.vstack([np.full((1, 2), -1, np.int32), spans])
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+def _padding_id(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None) -> int | None:
+    found = None if tokenizer is None else tokenizer.pad_token_id
+    if found is None:
+        found = getattr(config.get_text_config(), "pad_token_id", None)
+    return None if found is None else int(found)
