@@ -153,10 +153,6 @@ class Sums:
             largest_UH=np.broadcast_to(self.largest_UH, by.largest_UH.shape),
         )
 
-    @property
-    def nbytes(self) -> int:
-        return self.heads_UHF.nbytes + self.plain_UP.nbytes
-
 
 def joined(parts: Sequence[Sums]) -> Sums:
     """Units of several sums one after the other."""

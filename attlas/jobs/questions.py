@@ -38,8 +38,8 @@ def explain(
     """What a question would do with the same choices, before it runs; reads small columns alone.
 
     >>> plan = attlas.analysis.explain(atlas, "statistics", sample=60)
-    >>> plan.source, plan.kept
-    ('factors', False)
+    >>> plan.source, plan.kind
+    ('factors', 'self')
 
     Raises InputError where there is no such question or choice.
     """
