@@ -63,7 +63,7 @@ def test_beside_fast_ones_in_one_question(even: RowStatistic, mask: str) -> None
     """Those with a slot and those without come back together, in the order asked for; of all rows and of some."""
     of = Case(mask=mask)
     problem, v = case(of)
-    names = ("entropy", "even_weight", "first_weight")
+    names = ("entropy", "even_weight", "duplicate_weight", "induction_weight")
     heads, rows = np.array([1, 2]), np.array([3, 40, 41, 74])
     some = Measure(names=names, histogram=True, head_gram=True, heads=heads, rows=rows)
     place_NM = np.arange(of.rows) - problem.tokens.first_N[:, None]
@@ -76,9 +76,10 @@ def test_beside_fast_ones_in_one_question(even: RowStatistic, mask: str) -> None
     ):  # fmt: skip
         assert tuple(found.statistics) == names
         np.testing.assert_allclose(found.statistics["even_weight"].numpy(), expected[at], atol=2e-6)
-        np.testing.assert_allclose(
-            found.statistics["entropy"].numpy(), truth(of).statistics["entropy"][at], atol=3e-6, rtol=2e-5
-        )
+        for name in ("entropy", "duplicate_weight", "induction_weight"):
+            np.testing.assert_allclose(
+                found.statistics[name].numpy(), truth(of).statistics[name][at], atol=3e-6, rtol=2e-5, err_msg=name
+            )
 
 
 @pytest.mark.parametrize("keep", ["statistics", "factors"])
