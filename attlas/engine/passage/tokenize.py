@@ -126,7 +126,8 @@ def _side(
 def _tokenised(name: str, text: str, loaded: LoadedModel, reads: _Readings, is_target: bool) -> Tokens:
     tokenizer = loaded.tokenizer
     if tokenizer is None:
-        raise InputError(f"{loaded.identity.name} has no tokenizer: give token ids, or a tokenizer")
+        why = "" if loaded.no_tokenizer is None else f" that can be used ({loaded.no_tokenizer})"
+        raise InputError(f"{loaded.identity.name} has no tokenizer{why}: give token ids, or a tokenizer")
     if not text.strip():
         raise InputError(f"document {name!r} is empty: remove it, or give it a text")
     argument = {"text_target": text} if is_target else {"text": text}
