@@ -20,15 +20,18 @@ from attlas.actors.plan import ShardPlan, cut_layers, fit, layer_costs, shard_sh
 from attlas.actors.queue import PackQueue
 from attlas.actors.replica import RemoteStage, Replica
 from attlas.actors.worker import Job, Loading, PackWork
+from attlas.engine.model.adapter import find_adapter
 from attlas.engine.model.identity import identity_of
 from attlas.engine.model.layout import KindLayout, ModelLayout
 from attlas.engine.model.load import LoadedModel, load_model
+from attlas.engine.model.parts import is_multimodal
 from attlas.engine.model.probe import probe_stages
 from attlas.engine.model.shape import ModelShape, with_offload
 from attlas.engine.model.shard import Stack, find_stacks, meta_model
 from attlas.engine.model.source import ModelSource, load_config
 from attlas.engine.model.support import check_supported
 from attlas.engine.model.tokenizer import load_tokenizer
+from attlas.engine.model.unwrap import is_path
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import Document, Pack, name_pack
 from attlas.engine.passage.headroom import Headroom
@@ -57,7 +60,7 @@ class ClusterRun:
         self.spread, self.budget, self.span = layout, budget, span
         self.dtype, self.device, self.revision = source.dtype, source.device, source.revision
         self._stack = ExitStack()
-        self._source, self._tokenizer = source.model, source.tokenizer
+        self._source, self._tokenizer, self._part, self._name = source.model, source.tokenizer, source.part, ""
 
     def __enter__(self) -> Self:
         try:
@@ -191,11 +194,20 @@ class ClusterRun:
             [RemoteStage(actor) for actor in first.actors], config, first.facts[0].dtype
         )
         digests = {key: value for shard in first.facts for key, value in shard.digests.items()}
-        name = str(self._source) if not isinstance(self._source, PreTrainedModel) else self._source_name()
+        found = load_tokenizer(self._tokenizer, path, revision=self.revision)
         self.loaded = LoadedModel(
             model=meta,
-            tokenizer=load_tokenizer(self._tokenizer, path, revision=self.revision),
-            identity=identity_of(name, self.revision, type(meta), config, first.facts[0].dtype, digests),
+            tokenizer=found.tokenizer,
+            no_tokenizer=found.missing,
+            identity=identity_of(
+                self._name or str(self._source),
+                self.revision,
+                type(meta),
+                config,
+                first.facts[0].dtype,
+                digests,
+                part=self._part,
+            ),
         )
 
     def _cut(
@@ -228,30 +240,42 @@ class ClusterRun:
             time.sleep(0.02)
 
     def _readable_source(self) -> str | Path:
-        """What every shard can load by itself: a model object, or a .gguf, which each would unpack whole, is saved
-        as safetensors first, where this machine's disk is all that the shards need to reach."""
+        """What every shard can load by itself. A model object, a .gguf, which each would unpack whole, and a part of a
+        model are saved as safetensors first, where this machine's disk is all that the shards need to reach."""
         source = self._source
-        is_object = isinstance(source, PreTrainedModel)
-        if not is_object and Path(str(source)).suffix != ".gguf":
-            assert not isinstance(source, PreTrainedModel)
-            return source
+        if is_path(source) and self._part is None and Path(source).suffix != ".gguf":
+            if find_adapter(source, self.revision) is not None:
+                raise _not_in_shards(f"{source} is an adapter")
+            if not is_multimodal(load_config(source, revision=self.revision)):
+                return source
         if self.spread.address is not None:
             raise InputError(
-                f"{'a model object' if is_object else source} is on this machine alone: save it with save_pretrained "
-                "to a folder that every node reaches, and give the folder"
+                f"{source if is_path(source) else 'a model object'} is on this machine alone, or has more parts than "
+                "are captured: save the model, or its part, with save_pretrained to a folder that every node reaches, "
+                "and give the folder"
             )
         folder = tempfile.mkdtemp(prefix="attlas-model-")
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        loaded = load_model(source, dtype=self.dtype, device="cpu")
+        loaded = load_model(
+            source, dtype=self.dtype, device="cpu" if is_path(source) else "auto", revision=self.revision,
+            tokenizer=self._tokenizer, part=self._part,
+        )  # fmt: skip
         model: Any = loaded.model
+        adapted = next((name for name, one in model.named_modules() if type(one).__module__.startswith("peft.")), None)
+        if adapted is not None:
+            raise _not_in_shards(f"the model has an adapter in {adapted}")
         model.hf_quantizer = None
         if getattr(model.config, "quantization_config", None) is not None:
             del model.config.quantization_config
         model.save_pretrained(folder)
         if loaded.tokenizer is not None and self._tokenizer is None:
             self._tokenizer = loaded.tokenizer
+        self._name, self._part = loaded.identity.name, loaded.identity.part
         return folder
 
-    def _source_name(self) -> str:
-        assert isinstance(self._source, PreTrainedModel)
-        return self._source.name_or_path or type(self._source).__name__
+
+def _not_in_shards(told: str) -> InputError:
+    return InputError(
+        f"{told}, and shards load plain weights: merge it with model.merge_and_unload(), save it with save_pretrained, "
+        "and give that folder; or run it with one shard and no address"
+    )

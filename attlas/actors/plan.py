@@ -14,10 +14,10 @@ from itertools import accumulate, pairwise
 from accelerate.utils import compute_module_sizes
 from transformers import PreTrainedModel
 
-from attlas.engine.model.load import DTYPES
 from attlas.engine.model.shape import ModelShape, shape_of
 from attlas.engine.model.shard import Stack, find_stacks
 from attlas.engine.model.support import interface_modules
+from attlas.engine.model.weights import DTYPES
 from attlas.errors import InputError
 from attlas.parse import parse_bytes
 from attlas.storage.sizes import MemoryParts, Sizes, plan_sizes

@@ -21,10 +21,11 @@ import zarr
 
 from attlas.engine.model.identity import weight_digests
 from attlas.engine.model.layout import KindLayout, LayerLayout, ModelLayout
-from attlas.engine.model.load import Placement, load_shard
+from attlas.engine.model.load import load_shard
 from attlas.engine.model.probe import LocalStage, own_layout
 from attlas.engine.model.shard import Stack
 from attlas.engine.model.support import interface_modules
+from attlas.engine.model.weights import Placement
 from attlas.engine.passage.documents import Pack
 from attlas.engine.passage.headroom import Headroom, release_memory
 from attlas.engine.passage.passage import Passage

@@ -110,7 +110,9 @@ def _diagonal(page: xr.Dataset, offset: int) -> NDArray[np.float64]:
 def _vocabulary(model: Any, options: dict[str, Any]) -> int:
     config = getattr(model, "config", None)
     if config is None:
+        from attlas.engine.model.adapter import base_source
         from attlas.engine.model.source import load_config
 
-        config = load_config(model, revision=options.get("revision"))
+        base, revision = base_source(model, options.get("revision"))
+        config = load_config(base, revision=revision)
     return int(config.get_text_config().vocab_size)

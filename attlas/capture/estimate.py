@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from attlas.engine.model.adapter import base_source
 from attlas.engine.model.shape import shape_of
 from attlas.engine.model.shard import meta_model
 from attlas.engine.model.source import load_config
@@ -33,20 +34,22 @@ def estimate_capture(
     keep: str = DEFAULT_TIER,
     dtype: str = "auto",
     revision: str | None = None,
+    part: str | None = None,
 ) -> dict[str, Any]:
     """The model's size; of each tier the disk, and the memory that documents of so many tokens take at the peak.
 
     >>> [(tier["keep"], tier["disk"]) for tier in estimate_capture("demo", tokens=512)["tiers"]]
     [('statistics', 409600), ('factors', 1622016), ('maps', 10010624)]
 
-    memory: bytes that each process may take; a tier that does not fit has `fits` False and the memory it needs.
-    devices ("8x80GB"), address (of a running Ray cluster) or shards: also how the layers are cut for `keep`, and how
-    many replicas there is room for, as `cluster`. Raises InputError, UnsupportedModelError, TooLittleMemoryError where
-    no tier fits, ClusterError.
+    part: of the model, as of `attlas.capture`. memory: bytes that each process may take; a tier that does not fit has
+    `fits` False and the memory it needs. devices ("8x80GB"), address (of a running Ray cluster) or shards: also how the
+    layers are cut for `keep`, and how many replicas there is room for, as `cluster`. Raises InputError,
+    UnsupportedModelError, TooLittleMemoryError where no tier fits, ClusterError.
     """
     if devices is not None and address is not None:
         raise InputError("devices describe a cluster and an address names one: give one of them")
-    meta = meta_model(load_config(model, revision=revision))
+    base, base_revision = base_source(model, revision)
+    meta = meta_model(load_config(base, revision=base_revision), part)
     check_supported(meta)
     shape = shape_of(meta, dtype=dtype)
     disk = tier_bytes(shape, tokens=tokens, documents=documents)

@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from attlas.engine.model.device import check_device
 from attlas.engine.model.layout import KindLayout, ModelLayout
-from attlas.engine.model.load import LoadedModel, Placement, load_model
+from attlas.engine.model.load import LoadedModel, load_model
 from attlas.engine.model.probe import layout_of
 from attlas.engine.model.shape import ModelShape, with_offload
 from attlas.engine.model.shard import Shard
 from attlas.engine.model.source import ModelSource
+from attlas.engine.model.unwrap import is_path
+from attlas.engine.model.weights import Placement
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import Document, Pack, name_pack
 from attlas.engine.passage.headroom import Headroom, release_memory
@@ -68,16 +70,16 @@ def in_process(source: ModelSource, budget: Budget) -> Iterator[InProcess]:
     with tempfile.TemporaryDirectory(prefix="attlas-offload-") if offload is not None else nullcontext("") as folder:
         placement = None
         if offload is not None:
-            if not isinstance(source.model, str | Path):
+            if not is_path(source.model):
                 raise InputError("a model object is in memory already: give its folder to have it read from disk")
-            placement = Placement.of(source.device, offload, folder)
+            placement = Placement.of(check_device(source.device), offload, folder)
         before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
         try:
             loaded = load_model(
                 source.model, tokenizer=source.tokenizer, dtype=source.dtype, device=source.device,
-                revision=source.revision, placement=placement,
+                revision=source.revision, part=source.part, placement=placement,
             )  # fmt: skip
             yield InProcess(loaded, layout_of(loaded), offload)
         finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attlas.actors.layout import Layout
@@ -30,7 +29,7 @@ from attlas.storage.stores import is_empty, open_store, store_name
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["capture"]
 
@@ -40,7 +39,7 @@ Choice = str | int | slice | Sequence[int] | Selection
 
 
 def capture(
-    model: str | Path | PreTrainedModel,
+    model: Any,
     texts: Texts,
     store: Any,
     *,
@@ -62,6 +61,7 @@ def capture(
     device: str | int = "auto",
     revision: str | None = None,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
+    part: str | None = None,
     shards: int | str | None = 1,
     replicas: int = 1,
     address: str | None = None,
@@ -79,7 +79,9 @@ def capture(
     >>> int(row.idxmax()), row.max().item()
     (13, 0.941)
 
-    model: a hub id, a folder, a .gguf file, "demo", or a transformers model object.
+    model: a hub id, a folder (of an adapter too), a .gguf file, "demo", or a transformers model object or what holds
+        one: compiled, parallel, adapted by peft, a pipeline, a sentence transformer. part: of a model of several parts
+        the one to capture, by its qualified name; by default the language model of a multimodal one.
     texts: one or many str, token ids (rows of an array too), chats (lists of messages), paths of files or records such
         as {"id", "text", ...}; as tuples (source, target) for an encoder-decoder and (a, b) for an encoder's pair of
         sentences; a mapping from ids to these; a tokenizer's output; a frame with a column text. Of records and frames
@@ -107,7 +109,7 @@ def capture(
     PacksFailedError at the end where some packs could not be captured (the others are committed), or their own error
     where none could. A store this call made and committed nothing to is removed again.
     """
-    source = ModelSource.of(model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
+    source = ModelSource.of(model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision, part=part)
     rows = Rows.of(
         layers=layers, heads=heads, queries=queries, seed=seed, max_tokens=max_tokens, extrapolate=extrapolate
     )

@@ -65,6 +65,7 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--part", help="Part of the model to capture, by its name in it. [default: what reads text]")
 @click.option(
     "--shards",
     type=SHARDS,
@@ -89,10 +90,10 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, as_json: bool, **options: Any) -> None:
     """Run MODEL over INPUTS and keep its attention in an atlas.
 
-    MODEL is a hub id, a folder, a .gguf file, or "demo". INPUTS are text files (one document each), .jsonl files (a
-    document a line: {"id", "text"}, {"id", "messages"} for a chat, or {"id", "source", "target"} for an
-    encoder-decoder; further fields are kept), .json, .csv, .tsv and .parquet files of the same, each also as .gz, or -
-    for standard input.
+    MODEL is a hub id, a folder (of an adapter too), a .gguf file, or "demo". INPUTS are text files (one document
+    each), .jsonl files (a document a line: {"id", "text"}, {"id", "messages"} for a chat, or {"id", "source",
+    "target"} for an encoder-decoder; further fields are kept), .json, .csv, .tsv and .parquet files of the same, each
+    also as .gz, or - for standard input.
 
     With --shards, --replicas or --address the model runs as Ray actors, see docs/cluster.md. Ctrl-C stops cleanly:
     packs that are committed stay, and --resume goes on with the others.

@@ -34,6 +34,7 @@ __all__ = ["command"]
 )
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--part", help="Part of the model to capture, by its name in it. [default: what reads text]")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @reports_errors
 def command(model: str, as_json: bool, **options: Any) -> None:

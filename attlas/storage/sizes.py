@@ -11,8 +11,8 @@ from math import ceil
 
 from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.model.layout import FACTOR_TOKENS
-from attlas.engine.model.load import DTYPES
 from attlas.engine.model.shape import LayerShape, ModelShape
+from attlas.engine.model.weights import DTYPES
 from attlas.errors import InputError, TooLittleMemoryError
 from attlas.storage.tiers import Tier
 

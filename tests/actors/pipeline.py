@@ -57,7 +57,7 @@ def capture_in_shards(
         layout = probe_stages([LocalStage(worker.shard) for worker in workers], config, facts[0].dtype)
     loaded = LoadedModel(
         model=meta,
-        tokenizer=load_tokenizer(None, folder),
+        tokenizer=load_tokenizer(None, folder).tokenizer,
         identity=identity_of("tiny", None, type(meta), config, facts[0].dtype, facts[0].digests),
     )
     plan = plan_capture(loaded, texts, layout=layout, keep=keep, budget=Budget(chunk_tokens=chunk_tokens))

@@ -30,6 +30,15 @@ class LazyMask:
         self._mask_function, self._device = mask_function, device
         self._kept: dict[bytes, tuple[Indices, Indices]] = {}
 
+    def __getattr__(self, name: str) -> Any:
+        """Only what a model that handles the mask as a tensor asks for is missing; raises UnsupportedModelError."""
+        if name.startswith("_") or not hasattr(torch.Tensor, name):
+            raise AttributeError(name)
+        raise UnsupportedModelError(
+            f"the model makes a mask of its own from the one it is given (it asks for {name}), from which no key "
+            "interval can be told"
+        )
+
     def visible(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Whether each query index sees the key index beside it; both int64 on the CPU, of one shape."""
         zero = torch.zeros((), dtype=torch.int64, device=self._device)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging as python_logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -19,30 +15,35 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
+from attlas.engine.model.adapter import apply_adapter, base_source, find_adapter, head_class
+from attlas.engine.model.device import model_device, parse_device
+from attlas.engine.model.dtype import parse_dtype
 from attlas.engine.model.identity import ModelIdentity, loaded_identity
+from attlas.engine.model.parts import take_part
 from attlas.engine.model.shard import Shard, Stack, link, shard_class
-from attlas.engine.model.source import load_config, source_arguments, unreadable
+from attlas.engine.model.source import load_config, source_arguments
 from attlas.engine.model.support import check_supported
-from attlas.engine.model.tokenizer import find_tokenizer
-from attlas.errors import InputError
+from attlas.engine.model.tokenizer import FoundTokenizer, load_tokenizer
+from attlas.engine.model.unwrap import is_path, unwrap
+from attlas.engine.model.weights import DTYPES, Placement, read_model
+from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["DTYPES", "LoadedModel", "Placement", "load_model", "load_shard"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["LoadedModel", "load_model", "load_shard"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
     """A model ready for capture: the base model (no language-model head), its tokenizer where it has one.
 
-    with_head: where it was asked for, the whole model, which gives logits; `model` is the part under its head.
+    no_tokenizer: why a tokenizer that the model came with cannot be used. with_head: where it was asked for, the whole
+    model, which gives logits; `model` is the part under its head.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     identity: ModelIdentity
+    no_tokenizer: str | None = None
     with_head: PreTrainedModel | None = None
 
     @property
@@ -55,45 +56,92 @@ class LoadedModel:
 
 
 def load_model(
-    source: str | Path | PreTrainedModel,
+    source: Any,
     *,
-    tokenizer: PreTrainedTokenizerBase | str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+    dtype: Any = "auto",
+    device: Any = "auto",
     revision: str | None = None,
+    part: str | None = None,
     placement: Placement | None = None,
     head: bool = False,
 ) -> LoadedModel:
     """Load and check a model. Weights come from safetensors or gguf only; no code from a repository is run.
 
-    dtype: "auto" (the checkpoint's own; float32 for gguf), "float32", "bfloat16" or "float16".
-    device: "auto" (a GPU where there is one), or torch's name for it. placement: where weights go that do not fit.
+    source: a hub id, a folder (of an adapter too), a .gguf file, "demo", or a transformers model object or what holds
+        one, see `unwrap`. dtype: "auto" (the checkpoint's own; float32 for gguf), "float32", "bfloat16" or "float16".
+    device: "auto" (a GPU where there is one), or torch's name for it. A model object stays as it is and where it is:
+        another dtype or device is refused. part: the part to be captured, by its qualified name; by default all of a
+        model of text, the language model of a multimodal one. placement: where weights go that do not fit.
     head: also load, or of a model object keep, the language-model head, for logits; its logits are the largest tensor
-    of a long document, and a capture needs none.
+        of a long document, and a capture needs none.
     Raises InputError where it cannot be found or read, UnsupportedModelError where its attention cannot be captured.
     """
-    if isinstance(source, PreTrainedModel):
-        name = source.name_or_path or type(source).__name__
-        found = find_tokenizer(tokenizer, {}) if isinstance(tokenizer, str) else tokenizer
-        whole = source
-    else:
+    dtype, device = parse_dtype(dtype), parse_device(device)
+    if is_path(source):
         name = str(source)
-        where = source_arguments(source, revision)
-        config = load_config(
-            source, revision=revision
-        )  # the smallest file first: what is missing is told once, and early
-        found = find_tokenizer(tokenizer, where) if tokenizer is None or isinstance(tokenizer, str) else tokenizer
-        whole = _load(_head_class(name, config) if head else AutoModel, name, where, dtype, device, placement)
+        whole = _load_source(source, dtype, device, revision, placement, head)
+        found = load_tokenizer(tokenizer, source, revision=revision)
+        base, base_revision = base_source(source, revision)
+        if found.tokenizer is None and base != source:
+            found = load_tokenizer(None, base, revision=base_revision)
+    else:
+        unwrapped = unwrap(source)
+        whole = unwrapped.model
+        name = whole.name_or_path or type(whole).__name__
+        _check_as_it_is(whole, dtype, device)
+        given = unwrapped.tokenizer if tokenizer is None else tokenizer
+        found = FoundTokenizer() if given is None else load_tokenizer(given, "")
     if head and whole.get_output_embeddings() is None:
         raise _no_head(name, type(whole).__name__)
-    model = _base(whole)
+    _check_dtype(whole)
+    model, taken = take_part(_base(whole), part)
     check_supported(model)
     return LoadedModel(
         model=model,
-        tokenizer=found,
-        identity=loaded_identity(name, revision, model),
+        tokenizer=found.tokenizer,
+        no_tokenizer=found.missing,
+        identity=loaded_identity(name, revision, model, part=taken),
         with_head=whole if head else None,
     )
+
+
+def _load_source(
+    source: str | Path, dtype: str, device: str, revision: str | None, placement: Placement | None, head: bool
+) -> PreTrainedModel:
+    """The model of a place, with its adapter where the place is one's; the smallest files are looked at first."""
+    adapter = find_adapter(source, revision)
+    base = source if adapter is None else adapter.base
+    revision = revision if adapter is None else None
+    config = load_config(base, revision=revision)
+    where = source_arguments(base, revision)
+    if adapter is None:
+        cls = _with_head(str(source), config) if head else AutoModel
+        return read_model(cls, str(base), where, config, dtype, device, placement)
+    if placement is not None:
+        raise InputError(
+            f"{source} is an adapter, and its weights cannot be read from disk in part: leave out --offload"
+        )
+    model = read_model(head_class(adapter, config), str(base), where, config, dtype, device)
+    return unwrap(apply_adapter(adapter, model)).model
+
+
+def _check_as_it_is(model: PreTrainedModel, dtype: str, device: str) -> None:
+    """Raise InputError where a model object is asked to be what it is not: changing it would change the user's own."""
+    has, lies = str(model.dtype).removeprefix("torch."), model_device(model)
+    if dtype not in ("auto", has):
+        raise InputError(f"the model object is {has}, not {dtype}: give model.to(torch.{dtype}), or leave dtype out")
+    if device not in ("auto", lies, lies.partition(":")[0]):
+        raise InputError(f"the model object is on {lies}, not {device}: give model.to({device!r}), or leave device out")
+
+
+def _check_dtype(model: PreTrainedModel) -> None:
+    has = str(model.dtype).removeprefix("torch.")
+    if has not in DTYPES:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is in {has}, and attention is captured in {', '.join(DTYPES)}: give "
+            "dtype float32, or model.float() of a model object"
+        )
 
 
 def load_shard(
@@ -111,89 +159,17 @@ def load_shard(
     where = source_arguments(source, revision)
     config = load_config(source, revision=revision)
     if stop - start == sum(stack.layers for stack in stacks):
-        return Shard(_base(_load(AutoModel, str(source), where, dtype, device, placement)), stacks, start, stop)
-    model = _load(shard_class(config, stacks, start, stop), str(source), where, dtype, device, placement)
+        whole = read_model(AutoModel, str(source), where, config, dtype, device, placement)
+        return Shard(_base(whole), stacks, start, stop)
+    model = read_model(shard_class(config, stacks, start, stop), str(source), where, config, dtype, device, placement)
     link(model, stacks)
     return Shard(model, stacks, start, stop)
-
-
-WEIGHTS_SHARE = 0.75
-"""Of a GPU's memory, what weights may take where the rest of them is offloaded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where accelerate puts weights that do not fit on one device. max_memory: device ("cpu", or a GPU's number) ->
-    bytes; what is beyond stays on disk. offload_folder: for weights that have to be written anew to be read from disk.
-    """
-
-    max_memory: dict[int | str, int]
-    offload_folder: str
-
-    @classmethod
-    def of(cls, device: str, cpu_bytes: int, offload_folder: str) -> Placement:
-        """On a GPU as much as leaves room to work, then `cpu_bytes` in this machine's memory, then disk."""
-        max_memory: dict[int | str, int] = {}
-        if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-            number = torch.device("cuda" if device == "auto" else device).index or 0
-            max_memory[number] = int(torch.cuda.mem_get_info(number)[1] * WEIGHTS_SHARE)
-        max_memory["cpu"] = cpu_bytes
-        return cls(max_memory=max_memory, offload_folder=offload_folder)
-
-
-def _load(
-    cls: Any, name: str, where: dict[str, Any], dtype: str, device: str, placement: Placement | None = None
-) -> PreTrainedModel:
-    if dtype != "auto" and dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"there is no device {device}: torch sees {torch.cuda.device_count()} GPUs here; use --device cpu"
-        )
-    is_gguf = "gguf_file" in where
-    wanted: Any = DTYPES.get(dtype, torch.float32 if is_gguf else "auto")
-    placed: dict[str, Any] = {}
-    if placement is not None:
-        Path(placement.offload_folder).mkdir(parents=True, exist_ok=True)
-        placed = {
-            "device_map": "auto",
-            "max_memory": placement.max_memory,
-            "offload_folder": placement.offload_folder,
-            "offload_state_dict": True,
-        }
-    try:
-        with _quiet():
-            model, report = cls.from_pretrained(
-                **where,
-                dtype=wanted,
-                use_safetensors=None if is_gguf else True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **placed,
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise unreadable(name, error) from error
-    # a pooler works on the last hidden state, after all attention: random weights in it change nothing here
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
-    if missing or report["mismatched_keys"]:
-        what = missing or sorted(str(key) for key in report["mismatched_keys"])
-        raise InputError(
-            f"{name} lacks weights that its class {type(model).__name__} needs ({', '.join(what[:3])}"
-            + (f" and {len(what) - 3} more" if len(what) > 3 else "")
-            + "): they would be random; give a complete checkpoint"
-        )
-    if placement is None:
-        torch.nn.Module.to(model, device)  # transformers' own `to` is typed for its models alone
-    found: PreTrainedModel = model
-    return found
 
 
 HEADS = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMaskedLM)
 
 
-def _head_class(name: str, config: PreTrainedConfig) -> Any:
+def _with_head(name: str, config: PreTrainedConfig) -> Any:
     """The class with a language-model head that a checkpoint was saved from, else what its family usually has."""
     classes: dict[Any, Any] = {
         auto: auto._model_mapping[type(config)] for auto in HEADS if type(config) in auto._model_mapping
@@ -214,25 +190,7 @@ def _no_head(name: str, kind: str) -> InputError:
     )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' loading bar and report, and accelerate's remarks, off the screen; what matters is checked."""
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    accelerate = python_logging.getLogger("accelerate")
-    level = accelerate.level
-    accelerate.setLevel(python_logging.ERROR)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        accelerate.setLevel(level)
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
-
-
 def _base(model: PreTrainedModel) -> PreTrainedModel:
-    """The model under its head: capturing needs no logits, which are the largest tensor of a long document."""
+    """The model under its heads: capturing needs no logits, which are the largest tensor of a long document."""
     base = model.base_model
-    return base if isinstance(base, PreTrainedModel) else model
+    return _base(base) if isinstance(base, PreTrainedModel) and base is not model else model

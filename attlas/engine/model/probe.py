@@ -26,7 +26,7 @@ from attlas.engine.model.layout import LayerLayout, ModelLayout
 from attlas.engine.model.load import LoadedModel
 from attlas.engine.model.positions import rotary_depends_on_length
 from attlas.engine.model.shard import Shard
-from attlas.engine.model.support import interface_modules
+from attlas.engine.model.support import interface_modules, unfaithful
 from attlas.engine.passage.documents import Document, Tokens, plan_packs
 from attlas.engine.passage.passage import Passage, passages
 from attlas.engine.passage.runner import ShardRunner, final_states
@@ -63,7 +63,13 @@ def layout_of(loaded: LoadedModel) -> ModelLayout:
     """The probe's layout of a loaded model, learnt once for as long as the model object lives and its weights stay."""
     weights, layout = _LEARNT.get(loaded.model, (None, None))
     if layout is None or weights != loaded.identity.weights:
-        layout = probe(loaded.model)
+        try:
+            layout = probe(loaded.model)
+        except UnsupportedModelError as error:
+            reason = unfaithful(loaded.model)
+            if reason is None:
+                raise
+            raise UnsupportedModelError(f"{loaded.identity.name} cannot be captured: {reason}") from error
         _LEARNT[loaded.model] = (loaded.identity.weights, layout)
     return layout
 

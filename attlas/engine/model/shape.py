@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from attlas.engine.model.load import DTYPES
+from attlas.engine.model.dtype import parse_dtype
+from attlas.engine.model.shard import meta_model
 from attlas.engine.model.support import check_supported, interface_modules
-from attlas.errors import InputError, UnsupportedModelError
+from attlas.engine.model.weights import DTYPES
+from attlas.errors import UnsupportedModelError
 
 __all__ = ["LayerShape", "ModelShape", "model_shape", "shape_of", "with_offload"]
 
@@ -48,8 +50,7 @@ class ModelShape:
 
 def model_shape(config: PreTrainedConfig, *, dtype: str = "auto") -> ModelShape:
     """Build the model on the meta device and read its sizes; raises UnsupportedModelError as a capture would."""
-    with torch.device("meta"):
-        model = AutoModel.from_config(config)
+    model = meta_model(config)
     check_supported(model)
     return shape_of(model, dtype=dtype)
 
@@ -57,9 +58,7 @@ def model_shape(config: PreTrainedConfig, *, dtype: str = "auto") -> ModelShape:
 def shape_of(model: PreTrainedModel, *, dtype: str = "auto") -> ModelShape:
     """The sizes of a model, loaded or on the meta device; dtype "auto": as its configuration says."""
     config = model.config
-    name = dtype if dtype != "auto" else str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
-    if name not in DTYPES:
-        raise InputError(f"unknown dtype {name!r}: use auto, {', '.join(DTYPES)}")
+    name = parse_dtype((getattr(config, "dtype", None) or torch.float32) if dtype == "auto" else dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     text = config.get_text_config()
     modules = interface_modules(model).values()

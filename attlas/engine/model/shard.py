@@ -24,8 +24,9 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.auto_factory import _get_model_class
 
+from attlas.engine.model.parts import take_part
 from attlas.engine.model.support import interface_modules
-from attlas.errors import UnsupportedModelError
+from attlas.errors import UnsupportedModelError, first_line
 
 __all__ = ["Shard", "Stack", "State", "find_stacks", "link", "meta_model", "shard_class"]
 
@@ -62,12 +63,20 @@ class Stack:
     side: str
 
 
-def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The base model on the meta device: shapes and no bytes."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModel.from_config(config)
+def meta_model(config: PreTrainedConfig, part: str | None = None) -> PreTrainedModel:
+    """The base model, or the part of it that is captured, on the meta device: shapes and no bytes.
+
+    Raises UnsupportedModelError where transformers cannot build it.
+    """
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
+    except Exception as error:  # foreign settings, which may make a model's own code raise anything
+        raise UnsupportedModelError(
+            f"transformers cannot build a model of type {config.model_type}: {first_line(error)}"
+        ) from error
     base = model.base_model
-    return base if isinstance(base, PreTrainedModel) else model
+    return take_part(base if isinstance(base, PreTrainedModel) else model, part, check=False)[0]
 
 
 def find_stacks(model: PreTrainedModel) -> tuple[Stack, ...]:

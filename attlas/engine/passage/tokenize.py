@@ -183,7 +183,8 @@ class _Door:
 
     def _needed_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
-            raise InputError(f"{self.loaded.identity.name} has no tokenizer: give token ids, or a tokenizer")
+            why = "" if self.loaded.no_tokenizer is None else f" that can be used ({self.loaded.no_tokenizer})"
+            raise InputError(f"{self.loaded.identity.name} has no tokenizer{why}: give token ids, or a tokenizer")
         return self.tokenizer
 
     def _tokenised(self, name: str, texts: dict[str, str], **how: Any) -> Tokens:
