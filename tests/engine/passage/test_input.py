@@ -65,7 +65,6 @@ ROWS = [("doc-0", [5, 6]), ("doc-1", [7, 8])]
         (pd.DataFrame({"text": ["a"]}, index=pd.Index(["x"], name="id")), [("x", "a")]),
         (pa.table({"text": ["a", "b"]}), TEXTS),
     ],
-    ids=repr,
 )  # fmt: skip
 def test_what_people_hold_is_taken(texts: Any, expected: Any) -> None:
     assert told(parse_documents(texts)) == expected
@@ -145,7 +144,6 @@ def test_fields_are_kept() -> None:
         ([{"text": "a", "id": 0.5}], "id must be a string or an integer"), ([{"text": "a", "id": ""}], "empty id"),
         ([("a", None)], "is None"), ([("a", ("b", "c"))], "token ids"), ([("a", CHAT)], "is a chat"),
     ],
-    ids=repr,
 )  # fmt: skip
 def test_what_means_nothing_is_refused_in_one_line(texts: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as refused:
