@@ -64,7 +64,7 @@ def test_bytes_of_a_split_character_are_shown_with_its_first(demo_tokenizer: Any
 def demo_tokenizer() -> Any:
     from attlas.engine.model.tokenizer import load_tokenizer
 
-    return load_tokenizer(None, "demo")
+    return load_tokenizer(None, "demo").tokenizer
 
 
 @pytest.mark.real
