@@ -7,13 +7,31 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Sequence
-from numbers import Integral
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, TypeVar
 
 from attlas.errors import InputError
 
-__all__ = ["is_integer", "parse_bytes", "parse_choice", "parse_count", "parse_flag", "parse_shards", "refuse"]
+__all__ = [
+    "is_integer",
+    "parse_bytes",
+    "parse_callback",
+    "parse_choice",
+    "parse_count",
+    "parse_flag",
+    "parse_indices",
+    "parse_instance",
+    "parse_mapping",
+    "parse_names",
+    "parse_numbers",
+    "parse_share",
+    "parse_shards",
+    "refuse",
+    "shown",
+]
+
+T = TypeVar("T")
 
 SIZES = {"": 1} | {f"{unit}": 1000**power for power, unit in enumerate("KMGT", 1)}
 SIZES |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
@@ -24,9 +42,18 @@ def is_integer(given: object) -> bool:
     return isinstance(given, Integral) and not isinstance(given, bool)
 
 
+def shown(given: object) -> str:
+    """A value in a few words, on one line.
+
+    >>> shown("x" * 100), shown([1.5])
+    ("'xxxxxxxxxxxx...xxxxxxxxxxxxx'", '[1.5]')
+    """
+    return " ".join(reprlib.repr(given).split())
+
+
 def refuse(given: object, field: str, remedy: str) -> InputError:
     """The error for an option that cannot be used as given."""
-    return InputError(f"{field} is {reprlib.repr(given)}: {remedy}")
+    return InputError(f"{field} is {shown(given)}: {remedy}")
 
 
 def parse_count(given: Any, field: str, *, least: int = 1) -> int:
@@ -83,4 +110,66 @@ def parse_flag(given: Any, field: str) -> bool:
     """True or False; raises InputError."""
     if not isinstance(given, bool):
         raise refuse(given, field, "give True or False")
+    return given
+
+
+def parse_numbers(given: Any, field: str, *, low: float = 0.0, high: float = 1.0) -> tuple[float, ...]:
+    """Numbers above `low` and up to `high`, in a sequence or array; raises InputError.
+
+    >>> parse_numbers([0.5, 0.9], "levels")
+    (0.5, 0.9)
+    """
+    several = isinstance(given, Sequence) or (hasattr(given, "__array__") and getattr(given, "ndim", 0) == 1)
+    numbers = list(given) if several and not isinstance(given, str | bytes) else []
+    good = [isinstance(one, Real) and not isinstance(one, bool) and low < float(one) <= high for one in numbers]
+    if not numbers or not all(good):
+        raise refuse(given, field, f"give numbers above {low:g} and up to {high:g} in a list, such as [0.5, 0.9]")
+    return tuple(float(one) for one in numbers)
+
+
+def parse_indices(given: Any, field: str) -> tuple[int, ...]:
+    """A sequence or array of whole numbers, not empty; raises InputError.
+
+    >>> parse_indices(range(3), "layers")
+    (0, 1, 2)
+    """
+    several = isinstance(given, Sequence) or (hasattr(given, "__array__") and getattr(given, "ndim", 0) == 1)
+    indices = tuple(given) if several and not isinstance(given, str | bytes) else ()
+    if not indices or not all(is_integer(one) for one in indices):
+        raise refuse(given, field, "give whole numbers in a list, such as [0, -1]")
+    return tuple(int(one) for one in indices)
+
+
+def parse_share(given: Any, field: str) -> float:
+    """A number above 0 and below 1; raises InputError."""
+    if not isinstance(given, Real) or isinstance(given, bool) or not 0 < float(given) < 1:
+        raise refuse(given, field, "give a share between 0 and 1")
+    return float(given)
+
+
+def parse_names(given: Any, field: str) -> tuple[str, ...]:
+    """A sequence of str, which one str alone is not; raises InputError."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+        raise refuse(given, field, 'give names in a list, such as ["entropy"]')
+    return tuple(given)
+
+
+def parse_callback(given: Any, field: str) -> Callable[..., Any] | None:
+    """A function, or None; raises InputError."""
+    if given is not None and not callable(given):
+        raise refuse(given, field, "give a function, or leave it out")
+    return given
+
+
+def parse_mapping(given: Any, field: str) -> Mapping[str, Any] | None:
+    """A mapping by names, or None; raises InputError."""
+    if given is not None and not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
+        raise refuse(given, field, 'give a dict, such as {"endpoint_url": ...}')
+    return given
+
+
+def parse_instance(given: Any, field: str, kind: type[T], remedy: str) -> T:
+    """A value of a class; `remedy` says where one comes from. Raises InputError."""
+    if not isinstance(given, kind):
+        raise refuse(given, field, remedy)
     return given

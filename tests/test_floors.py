@@ -10,7 +10,7 @@ import pytest
 import attlas
 
 ROOT = Path(attlas.__file__).parent
-GROUND = ("arguments", "errors", "memory", "parse", "progress", "readable", "registry")
+GROUND = ("errors", "memory", "parse", "progress", "readable", "registry")
 FLOORS = ("engine", "storage", "actors", "capture", "jobs", "analysis", "plots", "bench", "cli")
 """From the lowest to the highest: a floor may import those below it, and all may import GROUND."""
 MAY = {floor: {*FLOORS[:place]} for place, floor in enumerate(FLOORS)}

@@ -24,6 +24,7 @@ from attlas.jobs.layer import LayerValues
 from attlas.jobs.questions import question
 from attlas.jobs.reduction import Execution, Job, run_job
 from attlas.jobs.survey import OFFERS, Offer, parse_survey, survey_atlas
+from attlas.parse import parse_count
 from attlas.progress import Report
 from attlas.storage import Atlas
 
@@ -68,6 +69,7 @@ def head_diversity(
     Choices and errors as `statistics`.
     """
     execution = Execution(scheduler=scheduler, workers=workers, save=save, progress=progress)
+    pair_rows = parse_count(pair_rows, "pair_rows")
     survey = survey_atlas(atlas, *parse_survey(choices), execution)
     if "similarity" not in survey:
         raise TierError(
@@ -81,6 +83,7 @@ def head_diversity(
 @question("head_diversity")
 def plan_head_diversity(atlas: Atlas, *, pair_rows: int = PAIR_ROWS, **choices: Any) -> Job:
     """The job that compares heads of all layers; those of a layer are compared by the survey, beside statistics."""
+    pair_rows = parse_count(pair_rows, "pair_rows")
     rows, options = parse_survey(choices)
     corpus = rows.corpus(atlas)
     parameters = rows.parameters(corpus.kind) | options.parameters()

@@ -16,6 +16,7 @@ from zarr.storage import MemoryStore
 import attlas
 from attlas.analysis.head_roles import head_roles, leading_heads
 from attlas.errors import InputError
+from attlas.parse import parse_count
 
 __all__ = ["PROBES", "REPEATED", "probe_heads", "repeated_documents", "summarise_probe"]
 
@@ -49,6 +50,8 @@ def probe_heads(model: Any, *, length: int = 100, count: int = 2, seed: int = 0,
 
     model: as of `attlas.capture`, with `options` for it. Raises InputError for a model without `self` attention.
     """
+    length, count = parse_count(length, "length", least=2), parse_count(count, "count")
+    seed = parse_count(seed, "seed", least=0)
     vocabulary = _vocabulary(model, options)
     stripes = repeated_documents(vocabulary, length=length, count=count, seed=seed)
     prefixes = repeated_documents(vocabulary, length=25, repeats=4, count=count, seed=seed + 1)
@@ -108,11 +111,14 @@ def _diagonal(page: xr.Dataset, offset: int) -> NDArray[np.float64]:
 
 
 def _vocabulary(model: Any, options: dict[str, Any]) -> int:
-    config = getattr(model, "config", None)
-    if config is None:
-        from attlas.engine.model.adapter import base_source
-        from attlas.engine.model.source import load_config
+    from attlas.engine.model.adapter import base_source
+    from attlas.engine.model.source import ModelSource, load_config
+    from attlas.engine.model.unwrap import is_path, unwrap
 
-        base, revision = base_source(model, options.get("revision"))
+    source = ModelSource.of(model, revision=options.get("revision"))
+    if is_path(source.model):
+        base, revision = base_source(source.model, source.revision)
         config = load_config(base, revision=revision)
+    else:
+        config = unwrap(source.model).model.config
     return int(config.get_text_config().vocab_size)

@@ -8,6 +8,7 @@ import xarray as xr
 from attlas.analysis.statistics import statistics
 from attlas.errors import InputError
 from attlas.jobs.corpus import find_corpus
+from attlas.parse import parse_count, parse_share
 from attlas.storage import Atlas
 
 __all__ = ["EPSILON", "sink_metric"]
@@ -20,8 +21,9 @@ def sink_metric(atlas: Atlas, *, epsilon: float = EPSILON, tokens: int = SINK_TO
     the first token is more than `epsilon`, averaged over documents; each document by its first `tokens` tokens.
 
     sink(document): of each document. sink_of_layer(layer): of each layer, averaged over documents.
-    first(layer, head): the mean weight itself. Raises InputError where a document is shorter.
+    first(layer, head): the mean weight itself. Raises InputError, also where a document is shorter.
     """
+    epsilon, tokens = parse_share(epsilon, "epsilon"), parse_count(tokens, "tokens")
     corpus = find_corpus(atlas)
     short = next((i for i, rows in enumerate(corpus.queries_D) if rows < tokens), None)
     if short is not None or corpus.chosen:

@@ -18,6 +18,7 @@ from attlas.jobs.quantity import MeanOverRows, Quantity
 from attlas.jobs.questions import question
 from attlas.jobs.reduction import Execution, Job
 from attlas.jobs.survey import OFFERS, Offer, SurveyOptions, parse_survey, plan_survey, survey_atlas
+from attlas.parse import parse_names
 from attlas.progress import Report
 from attlas.storage import Atlas
 
@@ -53,18 +54,18 @@ def statistics(
     what `names` ask for, ClusterError, CorruptAtlasError.
     """
     execution = Execution(scheduler=scheduler, workers=workers, save=save, progress=progress)
-    survey = survey_atlas(atlas, *parse_survey(choices), execution)
     known = [quantity.name for quantity in statistic_quantities(SurveyOptions())]
-    wanted = known if names is None else list(names)
-    for name in wanted:
-        if name not in known:
-            raise InputError(f"there is no statistic {name!r}: choose of {', '.join(known)}")
-        if names is not None and name not in survey:
-            raise TierError(_missing(atlas, survey, name))
+    wanted = known if names is None else parse_names(names, "names")
+    unknown = next((name for name in wanted if name not in known), None)
+    if unknown is not None:
+        raise InputError(f"there is no statistic {unknown!r}: choose of {', '.join(known)}")
+    survey = survey_atlas(atlas, *parse_survey(choices), execution)
+    left_out = [name for name in wanted if name not in survey]
+    if names is not None and left_out:
+        raise TierError(_missing(atlas, survey, left_out[0]))
     endings = ("", "_error", "_low", "_high", "_document_error")
     some = [f"{name}{ending}" for name in wanted for ending in endings if f"{name}{ending}" in survey]
     some += [f"document_{name}{e}" for name in wanted for e in ("", "_error") if f"document_{name}{e}" in survey]
-    left_out = [name for name in wanted if name not in survey]
     attributes = {"question": "statistics"} | ({"left_out": ", ".join(left_out)} if left_out else {})
     return survey[some].assign_attrs(attributes)
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from attlas.errors import InputError
+from attlas.parse import parse_instance, parse_names, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,8 @@ def to_frame(dataset: xr.Dataset, dims: tuple[str, ...] = ("layer", "head")) -> 
     A further dimension becomes columns `name[value]`, such as `sparsity[0.01]`. dims ("document", "layer", "head") give
     the documents' table, in which `document_` is left out of the names.
     """
+    dataset = parse_instance(dataset, "the table", xr.Dataset, "give an answer of attlas.analysis")
+    dims = parse_names(dims, "dims")
     missing = [dim for dim in dims if dim not in dataset.dims]
     if missing:
         raise InputError(f"the answer has no {missing[0]}: it has {', '.join(map(str, dataset.dims))}")
@@ -52,6 +55,8 @@ def write_table(dataset: xr.Dataset, path: str | Path, dims: tuple[str, ...] = (
     JSON has what the answer was made from and every column's definition beside the rows; Parquet has them in the
     metadata of its schema, under "attlas". Raises InputError.
     """
+    if not isinstance(path, str | Path):
+        raise refuse(path, "path", "give a file's name, such as heads.csv")
     path = Path(path)
     if path.suffix not in FORMATS:
         raise InputError(f"{path.name}: write to a file that ends in {', '.join(FORMATS)}")

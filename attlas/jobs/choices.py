@@ -7,6 +7,7 @@ from typing import Any
 
 from attlas.errors import InputError
 from attlas.jobs.corpus import Corpus, find_corpus
+from attlas.parse import is_integer, parse_count, parse_indices, parse_names, parse_share, refuse
 from attlas.storage import Atlas
 
 __all__ = ["Choices", "parse_choices"]
@@ -28,10 +29,12 @@ class Choices:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise InputError(f"confidence is {self.confidence}: give a share between 0 and 1")
-        if self.sample is not None and self.sample < 4:
+        parse_share(self.confidence, "confidence")
+        parse_count(self.seed, "seed", least=0)
+        if is_integer(self.sample) and self.sample is not None and self.sample < 4:
             raise InputError(f"a sample of {self.sample} rows tells nothing of its error: take 4 or more")
+        if self.sample is not None and not is_integer(self.sample):
+            raise refuse(self.sample, "sample", "give a number of rows, 4 or more, or leave it out for all")
 
     def corpus(self, atlas: Atlas) -> Corpus:
         """The rows chosen; raises InputError where one is not there."""
@@ -55,7 +58,7 @@ def parse_choices(given: dict[str, Any], *, beside: tuple[str, ...] = ()) -> Cho
     if unknown is not None:
         raise InputError(f"there is no choice {unknown!r}: choose of {', '.join((*known, *beside))}")
     chosen = dict(given)
-    for name in ("documents", "layers"):
+    for name, parse in (("documents", parse_names), ("layers", parse_indices)):
         if chosen.get(name) is not None:
-            chosen[name] = tuple(chosen[name])
+            chosen[name] = parse(chosen[name], name)
     return Choices(**chosen)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attlas.errors import InputError
 from attlas.jobs.reduction import Explanation, Job, explain_job
+from attlas.parse import parse_choice, parse_count
 from attlas.storage import Atlas
 
 __all__ = ["QUESTIONS", "explain", "question"]
@@ -38,11 +38,12 @@ def explain(
     """What a question would do with the same choices, before it runs; reads small columns alone.
 
     >>> plan = attlas.analysis.explain(atlas, "statistics", sample=60)
-    >>> plan.source, plan.kind
-    ('factors', 'self')
+    >>> plan.source, plan.rows, plan.of_rows
+    ('factors', 60, 146)
 
     Raises InputError where there is no such question or choice.
     """
-    if question not in QUESTIONS:
-        raise InputError(f"there is no question {question!r}: choose of {', '.join(QUESTIONS)}")
-    return explain_job(atlas, QUESTIONS[question](atlas, **choices), scheduler=scheduler, workers=workers)
+    if workers is not None:
+        parse_count(workers, "workers")
+    planner = QUESTIONS[parse_choice(question, "question", tuple(QUESTIONS))]
+    return explain_job(atlas, planner(atlas, **choices), scheduler=scheduler, workers=workers)

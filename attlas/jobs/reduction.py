@@ -18,6 +18,7 @@ from attlas.jobs.blocks import Block, Plan
 from attlas.jobs.load import Source, source_of
 from attlas.jobs.results import find_result, keep_result
 from attlas.jobs.schedule import check_scheduler, run_groups, workers_of
+from attlas.parse import parse_callback, parse_count, parse_flag
 from attlas.progress import Report
 from attlas.storage import Atlas
 
@@ -58,6 +59,12 @@ class Execution:
     workers: int | None = None
     save: bool = True
     progress: Report | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            parse_count(self.workers, "workers")
+        parse_flag(self.save, "save")
+        parse_callback(self.progress, "progress")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from zarr.core.sync import sync
 
 import attlas
 from attlas.errors import CorruptAtlasError, first_line
+from attlas.parse import parse_instance
 from attlas.storage import Atlas
 
 __all__ = ["REVISION", "STALE", "find_result", "keep_result", "saved_results"]
@@ -94,7 +95,7 @@ def saved_results(atlas: Atlas) -> dict[str, dict[str, Any]]:
 
     `xr.open_zarr(store, group=path, consolidated=False)` opens one.
     """
-    store = atlas.root.store
+    store = parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns").root.store
     kept = {}
     for name in _listed(store):
         published = _published(store, f"{FOLDER}/{name}") if QUESTION.fullmatch(name) else None

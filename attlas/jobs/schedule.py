@@ -17,6 +17,7 @@ from dask.delayed import delayed
 from zarr.storage import MemoryStore
 
 from attlas.errors import ClusterError, InputError
+from attlas.parse import shown
 from attlas.progress import Progress, Report
 
 __all__ = ["check_scheduler", "run_groups", "workers_of"]
@@ -27,9 +28,9 @@ BETWEEN_LOOKS = 0.1
 
 def check_scheduler(scheduler: str, store: Any) -> None:
     """Raise InputError where there is no such scheduler, or its workers could not reach the store."""
-    if scheduler not in {"threads", "ray"} and "://" not in scheduler:
+    if not isinstance(scheduler, str) or (scheduler not in {"threads", "ray"} and "://" not in scheduler):
         raise InputError(
-            f"there is no scheduler {scheduler!r}: choose threads, ray, or an address like tcp://host:8786"
+            f"there is no scheduler {shown(scheduler)}: choose threads, ray, or an address like tcp://host:8786"
         )
     if scheduler != "threads" and isinstance(store, MemoryStore):
         raise InputError("an atlas in this process's memory is out of the workers' reach: use --scheduler threads")

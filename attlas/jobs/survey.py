@@ -24,6 +24,7 @@ from attlas.jobs.reduction import Execution, Job, run_job
 from attlas.jobs.row_sums import RowSums
 from attlas.jobs.rows_job import plan_rows
 from attlas.jobs.survey_rows import KernelRows, StoredPacks, StoredRows
+from attlas.parse import parse_numbers
 from attlas.storage import Atlas
 
 __all__ = ["LEVELS", "OFFERS", "THRESHOLDS", "Offer", "SurveyOptions", "parse_survey", "plan_survey", "survey_atlas"]
@@ -34,14 +35,12 @@ LEVELS = (0.5, 0.9, 0.99)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurveyOptions:
-    """thresholds: of weights, for sparsity. levels: of quantiles, as shares."""
+    """thresholds: of weights, for sparsity, above 0 and up to 1. levels: of quantiles, shares between 0 and 1."""
 
     thresholds: tuple[float, ...] = THRESHOLDS
     levels: tuple[float, ...] = LEVELS
 
     def __post_init__(self) -> None:
-        if any(not 0 < threshold <= 1 for threshold in self.thresholds):
-            raise InputError(f"thresholds are {self.thresholds}: weights lie above 0 and up to 1")
         if any(not 0 < level < 1 for level in self.levels):
             raise InputError(f"levels are {self.levels}: give shares between 0 and 1")
 
@@ -70,7 +69,7 @@ OFFERS: dict[str, Offer] = {}
 def parse_survey(given: dict[str, Any]) -> tuple[Choices, SurveyOptions]:
     """Choices and options from keywords; raises InputError."""
     names = ("thresholds", "levels")
-    options = {name: tuple(given[name]) for name in names if given.get(name) is not None}
+    options = {name: parse_numbers(given[name], name) for name in names if given.get(name) is not None}
     choices = parse_choices({name: value for name, value in given.items() if name not in names}, beside=names)
     return choices, SurveyOptions(**options)
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from attlas.arguments import parse_instance
 from attlas.bench.report import Report, Row
 from attlas.errors import InputError
+from attlas.parse import parse_instance
 from attlas.plots.style import INK, PALE, new_figure, styled
 
 __all__ = ["bench_figure"]
@@ -25,7 +25,7 @@ def bench_figure(report: Report) -> Figure:
 
     Raises InputError where nothing was timed.
     """
-    report = parse_instance("report", report, Report, "give a Report, which attlas bench --json writes")
+    report = parse_instance(report, "report", Report, "give a Report, which attlas bench --json writes")
     timed = [row for row in report.rows if row.times is not None]
     if not timed:
         raise InputError("nothing was timed: there is nothing to draw")

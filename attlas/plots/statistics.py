@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import matplotlib as mpl
@@ -12,9 +11,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attlas.arguments import found as given
-from attlas.arguments import parse_names
 from attlas.errors import InputError
+from attlas.parse import is_integer, parse_names, refuse
 from attlas.plots.given import parse_answer
 from attlas.plots.style import INK, SEQUENTIAL, grid_of, label_axis, new_figure, styled, title
 from attlas.readable import index_runs
@@ -85,13 +83,13 @@ def head_boxes(answer: xr.Dataset, name: str = "entropy", *, layer: int | None =
     documents apart.
     """
     answer = parse_answer(answer, "statistics")
-    (name,) = parse_names("name", [name])
+    (name,) = parse_names([name], "name")
     key = f"document_{name}"
     if key not in answer or answer[key].dims != ("document", "layer", "head"):
         raise InputError(f"there is no {name} of each document here: ask without a sample, or for another statistic")
     layers = answer["layer"].values.tolist()
-    if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral) or layer not in layers):
-        raise InputError(f"layer is {given(layer)}: this answer has layers {index_runs(layers)}")
+    if layer is not None and (not is_integer(layer) or layer not in layers):
+        raise refuse(layer, "layer", f"this answer has layers {index_runs(layers)}")
     values = answer[key] if layer is None else answer[key].sel(layer=[layer])
     heads = answer["head"].values
     rows, columns = grid_of(values.sizes["layer"], most=max(1, min(4, 48 // len(heads))))
@@ -161,7 +159,7 @@ def _hold_still(panel: Any, values: Any) -> None:
 def _chosen(answer: xr.Dataset, names: Sequence[str] | None) -> list[str]:
     """Statistics with one number a head."""
     answer = parse_answer(answer, "statistics")
-    names = None if names is None else parse_names("names", names)
+    names = None if names is None else parse_names(names, "names")
     known = [
         str(name)
         for name, variable in answer.data_vars.items()

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attlas.arguments import found, parse_instance
 from attlas.errors import InputError
+from attlas.parse import parse_instance, refuse
 
 __all__ = [
     "INK",
@@ -57,9 +57,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write .png, .pdf or .svg by the file's ending; raises InputError at any other."""
-    figure = parse_instance("figure", figure, Figure, "give what a function of attlas.plots returned")
+    figure = parse_instance(figure, "figure", Figure, "give what a function of attlas.plots returned")
     if not isinstance(path, str | Path):
-        raise InputError(f"path is {found(path)}: give a file's name, such as heads.png")
+        raise refuse(path, "path", "give a file's name, such as heads.png")
     check_ending(Path(path))
     with styled():
         figure.savefig(path, dpi=DOTS)

@@ -12,9 +12,9 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from attlas.arguments import found
 from attlas.engine.model.layout import KINDS
 from attlas.errors import DocumentMissingError, InputError
+from attlas.parse import shown
 from attlas.storage import schema
 from attlas.storage.commits import COMMITTED, FAILED, Records, read_states
 from attlas.storage.fields import field_name
@@ -146,8 +146,8 @@ class Atlas(Mapping[str, xr.Dataset]):
         """
         from attlas.storage.page import make_attention
 
-        if kind not in self.kinds:
-            named = kind if isinstance(kind, str) else found(kind)
+        if not isinstance(kind, str) or kind not in self.kinds:
+            named = kind if isinstance(kind, str) else shown(kind)
             raise InputError(f"{self.name} has no {named} attention: it has {', '.join(self.kinds)}")
         return make_attention(self, document, self._committed_index(document), kind)
 
@@ -156,7 +156,7 @@ class Atlas(Mapping[str, xr.Dataset]):
         if not isinstance(document, str) or document not in self._index:
             near = difflib.get_close_matches(str(document), self._ids, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it holds {_some(self._ids)}"
-            named = repr(document) if isinstance(document, str) else found(document)
+            named = repr(document) if isinstance(document, str) else shown(document)
             raise DocumentMissingError(f"{self.name} has no document {named}: {hint}")
         index = self._index[document]
         pack = self._pack[index]

@@ -15,8 +15,8 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from attlas.arguments import found, parse_mapping
 from attlas.errors import InputError, StoreMissingError
+from attlas.parse import parse_mapping, refuse
 from attlas.storage.schema import VERSION
 
 __all__ = [
@@ -45,8 +45,8 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
     if isinstance(where, Store):
         return where
     if not isinstance(where, str | Path) or not str(where):
-        raise InputError(f"the store is {found(where)}: give a folder, a URL, memory://name, or a zarr store")
-    parse_mapping("storage_options", storage_options)
+        raise refuse(where, "the store", "give a folder, a URL, memory://name, or a zarr store")
+    parse_mapping(storage_options, "storage_options")
     text = str(where)
     if text.startswith("memory://"):
         return _MEMORY.setdefault(text.removeprefix("memory://"), MemoryStore())

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from attlas.arguments import found
 from attlas.engine.passage.selection import describe_indices, parse_selection
 from attlas.errors import InputError
+from attlas.parse import is_integer, refuse
 
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas
@@ -40,8 +39,7 @@ def choose_tile(
     layer, head: the model's indices; a negative one counts from the end of those captured. document: may be left out
     where the atlas holds one alone. kind: of the kinds, the first by default. queries, keys: positions in the document,
     as `parse_selection` reads them: 7, slice(10, 20), "last:16"; None for all that are kept. Raises InputError where
-    something chosen does not exist, DocumentMissingError, TierError where the atlas
-    keeps no weights.
+    something chosen does not exist, DocumentMissingError, TierError where the atlas keeps no weights.
     """
     kind = atlas.kinds[0] if kind is None else kind
     document = only_document(atlas) if document is None else document
@@ -97,8 +95,8 @@ def _places(tile: xr.DataArray, dim: str, given: Any) -> slice | list[int]:
 def _existing(attention: xr.DataArray, dim: str, index: int) -> int:
     """The label of a layer or head; a negative one counts from the end of those captured."""
     have = [int(label) for label in attention[dim].values]
-    if not isinstance(index, Integral) or isinstance(index, bool):
-        raise InputError(f"{dim} is {found(index)}: the atlas has {describe_indices(have)}")
+    if not is_integer(index):
+        raise refuse(index, dim, f"the atlas has {describe_indices(have)}")
     if index in have:
         return int(index)
     if -len(have) <= index < 0:

@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
-from attlas.arguments import parse_callback, parse_whole
+from attlas.parse import parse_callback, parse_count
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
 from attlas.storage.commits import COMMITTED
@@ -76,8 +76,8 @@ def verify(
     `sample_rows` seeded rows of each kind and layer. Memory: a shard, or WORKING_BYTES of weights. Raises
     StoreMissingError where there is no atlas, InputError.
     """
-    sample_rows, seed = parse_whole("sample_rows", sample_rows, least=1), parse_whole("seed", seed)
-    parse_callback("progress", progress)
+    sample_rows, seed = parse_count(sample_rows, "sample_rows"), parse_count(seed, "seed", least=0)
+    parse_callback(progress, "progress")
     atlas = open_atlas(where, storage_options=storage_options)
     checks = []
     for name, check in (
