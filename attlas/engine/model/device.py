@@ -20,9 +20,7 @@ def parse_device(given: Any) -> str:
     if (is_integer(given) or isinstance(given, str)) and re.fullmatch(r"\d{1,4}", name):
         return f"cuda:{int(name)}"
     if isinstance(given, bool | bytes | None) or not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d{1,4})?", name):
-        raise InputError(
-            f"unknown device {given!r}: use auto, or what this machine has: {', '.join(present_devices())}"
-        )
+        raise refuse(given, "device", f"use auto, or what this machine has: {', '.join(present_devices())}")
     return name
 
 
