@@ -34,7 +34,7 @@ def causal(name: str = "llama") -> Any:
 
 
 def lora(model: Any, **options: Any) -> Any:
-    settings = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False} | options
+    settings: dict[str, Any] = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False} | options
     return peft.get_peft_model(model, peft.LoraConfig(**settings)).eval()
 
 
