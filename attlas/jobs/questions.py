@@ -38,8 +38,8 @@ def explain(
     """What a question would do with the same choices, before it runs; reads small columns alone.
 
     >>> plan = attlas.analysis.explain(atlas, "statistics", sample=60)
-    >>> plan.source, plan.rows, plan.of_rows
-    ('factors', 60, 146)
+    >>> plan.source, plan.layers, plan.heads, plan.of_rows
+    ('factors', 4, 4, 146)
 
     Raises InputError where there is no such question or choice.
     """

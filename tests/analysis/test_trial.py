@@ -130,7 +130,7 @@ def test_a_sample_of_it_has_errors_that_hold(atlas: attlas.Atlas, made: Syntheti
 
 
 def test_what_it_cannot_tell_is_refused(atlas: attlas.Atlas, made: Synthetic) -> None:
-    with pytest.raises(InputError, match="no question 'second_half'"):
+    with pytest.raises(InputError, match="question is 'second_half': choose one of"):
         analysis.explain(atlas, "second_half")
     with pytest.raises(InputError, match="no choice 'levels'"):
         first_half(atlas, levels=(0.5,))

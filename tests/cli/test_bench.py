@@ -140,7 +140,7 @@ def test_store_of_a_url(s3_server: S3Server) -> None:
 def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("the cat")
     for arguments, word in (
-        (("capture", "nowhere/nothing"), "cannot load"),
+        (("capture", "nowhere/nothing"), "there is no folder 'nowhere/nothing'"),
         (("capture", "demo", "--tokens", "64", "--figure", "x.gif"), ".png"),
         (("capture", "demo", str(tmp_path / "missing.txt")), "there is no file"),
         (("capture", "demo", str(tmp_path / "short.txt"), "--tokens", "500"), "of at most"),

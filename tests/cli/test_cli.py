@@ -146,7 +146,7 @@ def test_missing_files_and_models(tmp_path: Path) -> None:
     done = run(["capture", str(tmp_path / "none.gguf"), str(tmp_path / "a.txt"), "--store", store])
     assert (done.exit_code, "there is no file" in done.output) == (1, True)
     done = run(["capture", str(tmp_path), str(tmp_path / "a.txt"), "--store", store])
-    assert (done.exit_code, "give a model id, a folder" in done.output) == (1, True)
+    assert (done.exit_code, "there is no config.json in" in done.output) == (1, True)
     for command in ("info", "verify"):
         done = run([command, store])
         assert (done.exit_code, "there is no atlas" in done.output) == (1, True)
