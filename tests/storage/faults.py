@@ -128,18 +128,18 @@ def damaged(files: Files, fault: Fault) -> Files:
 def readings(atlas: Atlas) -> dict[str, Any]:
     """Everything that attlas tells of an atlas: documents, packs, tokens, weights, row statistics, statistics."""
     found: dict[str, Any] = {"ids": list(atlas), "keep": atlas.keep, "model": str(atlas.model)}
-    for name in ("documents", "packs"):
-        table = getattr(atlas, name)
-        found |= {f"{name}/{column}": np.asarray(table[column].values) for column in table.variables}
+    for table in ("documents", "packs"):
+        columns = getattr(atlas, table).variables
+        found |= {f"{table}/{column}": np.asarray(values.values) for column, values in columns.items()}
     for document in atlas:
         page = atlas[document]
         for name, variable in page.variables.items():
-            found[f"{document}/{name}"] = np.asarray(variable.values)
+            found[f"{document}/{name!s}"] = np.asarray(variable.values)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         answer = analysis.statistics(atlas, save=False, workers=1)
     for name, variable in answer.variables.items():
-        found[f"statistics/{name}"] = np.asarray(variable.values)
+        found[f"statistics/{name!s}"] = np.asarray(variable.values)
     if atlas.keep != "statistics":
         document = next(iter(atlas))
         opened = xr.open_dataset(atlas.root.store, engine="attlas", document=document)  # type: ignore[arg-type]
