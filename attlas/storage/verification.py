@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from attlas.parse import parse_callback, parse_count
 from attlas.errors import CorruptAtlasError, first_line
+from attlas.parse import parse_callback, parse_count
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
 from attlas.storage.commits import COMMITTED
@@ -236,7 +236,8 @@ def _pack_range(atlas: Atlas, dim: str, pack: int) -> tuple[int, int]:
 
 def _checksums(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
     """Read every chunk of what is committed: Zarr shards against their seals, columns against their digests."""
-    problems, read = [], 0
+    read = 0
+    problems: list[str] = []
     readers = ZarrShardReaders(atlas.root)
     for path, array in _all_arrays(atlas.root):
         if takes_raw_zarr_shards(array):
@@ -253,7 +254,8 @@ def _checksums(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
 
 def _sealed(atlas: Atlas, reader: ZarrShardReader) -> tuple[int, list[str]]:
     """Bytes read of an array of sealed Zarr shards, and what is wrong with them."""
-    array, read, problems = reader.array, 0, []
+    array, read = reader.array, 0
+    problems: list[str] = []
     assert array.shards is not None
     dims, step = _dims(array), array.shards[reader.axis]
     if dims[0] == "pack":
@@ -280,7 +282,8 @@ def _column(atlas: Atlas, path: str) -> tuple[int, list[str]]:
 
 def _plain(atlas: Atlas, array: zarr.Array[Any]) -> tuple[int, list[str]]:
     """An array that has neither seals nor digests: zarr compares the chunks' own checksums."""
-    problems, read = [], 0
+    read = 0
+    problems: list[str] = []
     for region in _committed_regions(atlas, array):
         try:
             read += np.asarray(array[region]).nbytes
@@ -295,7 +298,8 @@ def _map_files(atlas: Atlas, array: zarr.Array[Any]) -> tuple[int, list[str]]:
     if document not in atlas:
         return 0, []
     assert array.shards is not None
-    kind, read, problems = array.path.partition("/")[0], 0, []
+    kind, read = array.path.partition("/")[0], 0
+    problems: list[str] = []
     attention = LazyAttention(atlas.rows(kind, list(atlas.documents["document_id"].values).index(document)))
     entries = int(np.prod([a // b for a, b in zip(array.shards, array.chunks, strict=True)]))
     for region in _committed_regions(atlas, array):

@@ -82,6 +82,17 @@ def takes_raw_zarr_shards(array: zarr.Array[Any]) -> bool:
     )
 
 
+def chunks_fit(shard: NDArray[np.uint8], index: NDArray[Any], sums: NDArray[Any]) -> bool:
+    """Whether every chunk of a whole shard has the checksum that its seal tells."""
+    for (offset, size), wanted in zip(index.tolist(), sums.tolist(), strict=True):
+        if offset != int(ABSENT):
+            body = shard[offset : offset + size]
+            own = int.from_bytes(body[-CRC:].tobytes(), "little")
+            if not google_crc32c.value(body[:-CRC].tobytes()) == own == wanted:
+                return False
+    return True
+
+
 def encode(values: NDArray[Any], *, inner: int, used: int, axis: int, layers: int, place: bytes) -> NDArray[np.uint8]:
     """The bytes of a whole shard, uint8, sealed for its place, see `place_of`.
 
