@@ -38,8 +38,8 @@ _LOCK = threading.Lock()
 class Source:
     """An atlas as tasks carry it: where it lies, and when it was made, so that no process reads an older one.
 
-    Its arrays are opened once, and closed with it; in another process, to which it is pickled, they stay open for the
-    tasks that come after.
+    Its arrays are the atlas's, opened once and closed with it; in another process, to which it is pickled, they stay
+    open for the tasks that come after.
     """
 
     store: Any
@@ -105,7 +105,7 @@ def source_of(atlas: Atlas) -> Source:
     store = atlas.root.store
     if isinstance(store, LocalStore):
         store = LocalStore(Path(store.root).resolve(), read_only=True)
-    return Source(store=store, created=str(atlas.attrs["created"]))
+    return Source(store=store, created=str(atlas.attrs["created"]), _readers=atlas.bulk_readers)
 
 
 def load_rows(source: Source, block: Block) -> BlockRows:
