@@ -40,8 +40,8 @@ _LOCK = threading.Lock()
 class Source:
     """An atlas as tasks carry it: where it lies, and which it is, so that no process reads another one.
 
-    Its arrays are opened once, and closed with it; in another process, to which it is pickled, they stay open for the
-    tasks that come after.
+    Its arrays are the atlas's, opened once and closed with it; in another process, to which it is pickled, they stay
+    open for the tasks that come after.
     """
 
     store: Any
@@ -107,7 +107,7 @@ def source_of(atlas: Atlas) -> Source:
     store = atlas.root.store
     if isinstance(store, LocalStore):
         store = LocalStore(Path(store.root).resolve(), read_only=True)
-    return Source(store=store, identity=str(atlas.attrs["identity"]))
+    return Source(store=store, identity=atlas.identity, _readers=atlas.bulk_readers)
 
 
 def load_rows(source: Source, block: Block) -> BlockRows:

@@ -73,6 +73,13 @@ class Atlas(Mapping[str, xr.Dataset]):
 
         return ZarrShardReaders(self.root, KeptChunks())
 
+    @cached_property
+    def bulk_readers(self) -> ZarrShardReaders:
+        """Readers that keep no chunk, for what goes over all rows once; opened once for as long as the atlas is."""
+        from attlas.storage.zarr_shard_reader import ZarrShardReaders
+
+        return ZarrShardReaders(self.root)
+
     @property
     def identity(self) -> str:
         """What tells this atlas from any other, an older one at the same place too."""

@@ -286,7 +286,7 @@ class ZarrShardReaders:
         if path not in self._readers:
             array = self.root[path]
             assert isinstance(array, zarr.Array)
-            self._readers[path] = ZarrShardReader(array, str(self.root.attrs["identity"]), self.cache)
+            self._readers[path] = ZarrShardReader(array, str(self.root.attrs.get("identity", "")), self.cache)
         return self._readers[path]
 
     def read(self, layer: int, places: Mapping[str, tuple[Indices | None, Indices]]) -> list[torch.Tensor]:
