@@ -73,11 +73,9 @@ def is_empty(store: Store) -> bool:
 def holds_atlas(store: Store) -> bool:
     """Whether an atlas lies in the store, whole or half made."""
     try:
-        if _atlas_group(store) is not None:
-            return True
+        return _atlas_group(store) is not None
     except CorruptAtlasError:
-        pass
-    return bool(sync(store.exists("documents/document_id/zarr.json")) and sync(store.exists("packs/commit/zarr.json")))
+        return True
 
 
 def delete_store(store: Store) -> None:
@@ -108,8 +106,14 @@ def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None,
 
 
 def _atlas_group(store: Store) -> zarr.Group | None:
-    """The root group to be read; None where no atlas of this schema lies there. Raises CorruptAtlasError."""
-    root = read_root(store)
+    """The root group to be read; None where no atlas of this schema lies there. Raises CorruptAtlasError, where one
+    does whose metadata are damaged."""
+    try:
+        root = read_root(store)
+    except CorruptAtlasError:
+        if all(sync(store.exists(f"{path}/zarr.json")) for path in ("documents/document_id", "packs/commit")):
+            raise
+        return None
     return root if root is not None and root.attrs.get("attlas_version") == VERSION else None
 
 
