@@ -20,7 +20,6 @@ __all__ = [
     "parse_choice",
     "parse_count",
     "parse_flag",
-    "parse_indices",
     "parse_instance",
     "parse_mapping",
     "parse_names",
@@ -125,19 +124,6 @@ def parse_numbers(given: Any, field: str, *, low: float = 0.0, high: float = 1.0
     if not numbers or not all(good):
         raise refuse(given, field, f"give numbers above {low:g} and up to {high:g} in a list, such as [0.5, 0.9]")
     return tuple(float(one) for one in numbers)
-
-
-def parse_indices(given: Any, field: str) -> tuple[int, ...]:
-    """A sequence or array of whole numbers, not empty; raises InputError.
-
-    >>> parse_indices(range(3), "layers")
-    (0, 1, 2)
-    """
-    several = isinstance(given, Sequence) or (hasattr(given, "__array__") and getattr(given, "ndim", 0) == 1)
-    indices = tuple(given) if several and not isinstance(given, str | bytes) else ()
-    if not indices or not all(is_integer(one) for one in indices):
-        raise refuse(given, field, "give whole numbers in a list, such as [0, -1]")
-    return tuple(int(one) for one in indices)
 
 
 def parse_share(given: Any, field: str) -> float:

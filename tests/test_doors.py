@@ -101,8 +101,10 @@ def analysis_doors(atlas: Atlas, answers: dict[str, Any], folder: Path) -> Itera
     ):  # fmt: skip
         yield function.__name__, function, (None, "nonsense", *ANYTHING)
     no_list: tuple[Any, ...] = (True, 7, -1, 2.5, np.nan, b"x", "", "a", [], [None], {}, OBJECT, np.zeros((2, 2)))
+    no_layers = (*no_list[:2], *no_list[3:])  # -1 is the last layer
     for name, bad in {
-        "kind": ("cross", *ANYTHING), "documents": no_list, "layers": ([9], *no_list), "names": (["none"], *NO_NAMES),
+        "kind": ("cross", *ANYTHING), "documents": no_list,
+        "layers": ([9], 9, "9", "last:0", *no_layers), "names": (["none"], *NO_NAMES),
         "sample": (3, *(one for one in NO_WHOLE if one is not None)), "seed": NO_WHOLE, "scheduler": (None, *ANYTHING),
         "confidence": (None, 0, 1, "0.9", *(one for one in ANYTHING)), "thresholds": ([0], [2], *no_list),
         "levels": ([0], [1], *no_list), "workers": (0, *(one for one in NO_WHOLE if one is not None)),

@@ -82,7 +82,7 @@ def test_capture_refuses_it_in_a_line_and_writes_nothing(name: str, wrong: Any, 
     assert not (tmp_path / "never.zarr").exists()
 
 
-@pytest.mark.parametrize("model", [None, 5, "", nn.Linear(2, 2), b"demo", ["demo"]])
+@pytest.mark.parametrize("model", [None, 5, "", " ", nn.Linear(2, 2), b"demo", ["demo"], np.zeros((2, 2))])
 def test_what_is_no_model(model: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^model is .*: give a hub id, a folder"):
         attlas.capture(model, "a text", tmp_path / "never.zarr")

@@ -86,7 +86,7 @@ def plan_head_diversity(atlas: Atlas, *, pair_rows: int = PAIR_ROWS, **choices: 
     pair_rows = parse_count(pair_rows, "pair_rows")
     rows, options = parse_survey(choices)
     corpus = rows.corpus(atlas)
-    parameters = rows.parameters(corpus.kind) | options.parameters()
+    parameters = rows.parameters(corpus) | options.parameters()
     plan = plan_pairs(atlas, corpus, pair_rows, rows.seed)
 
     def describe(pairs: Sequence[Pairs]) -> xr.Dataset:

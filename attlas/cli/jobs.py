@@ -96,13 +96,12 @@ def choices_of(
     """The options as `attlas.analysis` takes them; a share of the rows becomes their number."""
     from attlas.jobs.corpus import find_corpus
 
-    chosen = None if layers is None else list(find_corpus(atlas, kind=kind, layers=layers).layer_labels)
     count = None if sample is None or sample.endswith("%") else int(sample)
     if sample is not None and sample.endswith("%"):
-        rows = find_corpus(atlas, kind=kind, documents=documents or None, layers=chosen).rows
+        rows = find_corpus(atlas, kind=kind, documents=documents or None, layers=layers).rows
         count = max(4, round(float(sample[:-1]) / 100 * rows))
     return {
-        "kind": kind, "documents": documents or None, "layers": chosen, "sample": count, "seed": seed,
+        "kind": kind, "documents": documents or None, "layers": layers, "sample": count, "seed": seed,
     }  # fmt: skip
 
 

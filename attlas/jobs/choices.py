@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from attlas.engine.passage.selection import Selection, parse_selection
 from attlas.errors import InputError
 from attlas.jobs.corpus import Corpus, find_corpus
-from attlas.parse import is_integer, parse_count, parse_indices, parse_names, parse_share, refuse
+from attlas.parse import is_integer, parse_count, parse_names, parse_share, refuse
 from attlas.storage import Atlas
 
 __all__ = ["Choices", "parse_choices"]
@@ -23,7 +24,7 @@ class Choices:
 
     kind: str | None = None
     documents: tuple[str, ...] | None = None
-    layers: tuple[int, ...] | None = None
+    layers: Selection | None = None
     sample: int | None = None
     seed: int = 0
     confidence: float = 0.95
@@ -40,12 +41,12 @@ class Choices:
         """The rows chosen; raises InputError where one is not there."""
         return find_corpus(atlas, kind=self.kind, documents=self.documents, layers=self.layers)
 
-    def parameters(self, kind: str) -> dict[str, Any]:
-        """What an answer about these rows of a kind depends on."""
+    def parameters(self, corpus: Corpus) -> dict[str, Any]:
+        """What an answer about these rows depends on: the layers by their labels, however they were chosen."""
         chosen: dict[str, Any] = {
-            "kind": kind,
+            "kind": corpus.kind,
             "documents": None if self.documents is None else list(self.documents),
-            "layers": None if self.layers is None else list(self.layers),
+            "layers": None if self.layers is None else list(corpus.layer_labels),
             "sample": self.sample,
         }
         return chosen | ({} if self.sample is None else {"seed": self.seed, "confidence": self.confidence})
@@ -58,7 +59,8 @@ def parse_choices(given: dict[str, Any], *, beside: tuple[str, ...] = ()) -> Cho
     if unknown is not None:
         raise InputError(f"there is no choice {unknown!r}: choose of {', '.join((*known, *beside))}")
     chosen = dict(given)
-    for name, parse in (("documents", parse_names), ("layers", parse_indices)):
-        if chosen.get(name) is not None:
-            chosen[name] = parse(chosen[name], name)
+    if chosen.get("documents") is not None:
+        chosen["documents"] = parse_names(chosen["documents"], "documents")
+    if chosen.get("layers") is not None:
+        chosen["layers"] = parse_selection(chosen["layers"], "layers", random=False)
     return Choices(**chosen)

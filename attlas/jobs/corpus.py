@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.engine.model.layout import KINDS
-from attlas.engine.passage.selection import Selection, parse_selection
+from attlas.engine.passage.selection import Selection
 from attlas.errors import InputError
 from attlas.parse import parse_instance, shown
 from attlas.storage import Atlas
@@ -79,7 +79,7 @@ def find_corpus(
     *,
     kind: str | None = None,
     documents: Sequence[str] | None = None,
-    layers: Sequence[int] | Selection | None = None,
+    layers: Selection | None = None,
 ) -> Corpus:
     """The committed documents, or the named ones, and the chosen layers; raises InputError where one is not there."""
     atlas = parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
@@ -115,7 +115,7 @@ def find_corpus(
     labels = atlas.layers(kind)
     kept = labels
     if layers is not None:
-        kept = parse_selection(layers, "layers", random=False).choose(labels, "layer", atlas.name)
+        kept = layers.choose(labels, "layer", atlas.name)
     heads = atlas.column(f"{kind}/head")
     kv_heads = heads // int(axes["heads_per_kv_head"])
     rules: dict[str, Any] = atlas.attrs["score_rules"][kind]

@@ -18,8 +18,10 @@ from zarr.storage import LocalStore
 
 from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels.problem import Problem, TokenFacts
+from attlas.errors import CorruptAtlasError
 from attlas.jobs.blocks import Block
 from attlas.storage import Atlas
+from attlas.storage.digests import read_columns, read_root
 from attlas.storage.schema import rule_from_store
 from attlas.storage.zarr_shard_reader import ZarrShardReaders
 
@@ -36,35 +38,35 @@ _LOCK = threading.Lock()
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Source:
-    """An atlas as tasks carry it: where it lies, and when it was made, so that no process reads an older one.
+    """An atlas as tasks carry it: where it lies, and which it is, so that no process reads another one.
 
-    Its arrays are opened once, and closed with it; in another process, to which it is pickled, they stay open for the
-    tasks that come after.
+    Its arrays are the atlas's, opened once and closed with it; in another process, to which it is pickled, they stay
+    open for the tasks that come after.
     """
 
     store: Any
-    created: str
+    identity: str
     _readers: ZarrShardReaders | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _kept_source, (self.store, self.created)
+        return _kept_source, (self.store, self.identity)
 
     @property
     def readers(self) -> ZarrShardReaders:
         """Of the atlas's arrays of rows."""
         with _LOCK:
             if self._readers is None:
-                self._readers = ZarrShardReaders(zarr.open_group(self.store, mode="r", zarr_format=3))
+                root = read_root(self.store)
+                if root is None or root.attrs.get("identity") != self.identity:
+                    raise CorruptAtlasError(
+                        "the atlas was replaced or deleted since it was opened: open it again, and ask again"
+                    )
+                self._readers = ZarrShardReaders(root)
             return self._readers
 
     @property
     def root(self) -> zarr.Group:
         return self.readers.root
-
-    def array(self, path: str) -> zarr.Array[Any]:
-        array = self.root[path]
-        assert isinstance(array, zarr.Array)
-        return array
 
     def rule(self, kind: str, label: int, layer: int) -> ScoreRule:
         return rule_from_store(self.root, kind, label, layer)
@@ -89,11 +91,11 @@ class BlockRows:
     keys: int
 
 
-def _kept_source(store: Any, created: str) -> Source:
+def _kept_source(store: Any, identity: str) -> Source:
     """The source as this process has it, or a new one."""
-    key = (repr(store), created)
+    key = (repr(store), identity)
     with _LOCK:
-        source = _KEPT.pop(key, None) or Source(store=store, created=created)
+        source = _KEPT.pop(key, None) or Source(store=store, identity=identity)
         _KEPT[key] = source
         while len(_KEPT) > KEPT:
             del _KEPT[next(iter(_KEPT))]
@@ -105,7 +107,7 @@ def source_of(atlas: Atlas) -> Source:
     store = atlas.root.store
     if isinstance(store, LocalStore):
         store = LocalStore(Path(store.root).resolve(), read_only=True)
-    return Source(store=store, created=str(atlas.attrs["created"]))
+    return Source(store=store, identity=atlas.identity, _readers=atlas.bulk_readers)
 
 
 def load_rows(source: Source, block: Block) -> BlockRows:
@@ -114,8 +116,9 @@ def load_rows(source: Source, block: Block) -> BlockRows:
     document_R = block.document_R
     low_row, high_row = int(row_R[0]), int(row_R[-1]) + 1
     if documents.chosen:
-        place = source.array(f"tokens/{documents.query_axis}/position")[low_row:high_row]
-        position_R = np.asarray(place)[row_R - low_row].astype(np.int64)
+        path = f"tokens/{documents.query_axis}/position"
+        place = read_columns(source.root, {path: slice(low_row, high_row)})[path]
+        position_R = place[row_R - low_row].astype(np.int64)
     else:
         position_R = row_R - documents.query_start_D[document_R]
     paths = [f"{documents.kind}/{name}" for name in ("key_start", "key_stop")]
@@ -124,9 +127,8 @@ def load_rows(source: Source, block: Block) -> BlockRows:
     key_start_R = documents.key_start_D[document_R]
     low = max(int((key_start_R + start_R).min()) - 1, int(documents.key_start_D[0]))
     high = int((key_start_R + stop_R).max())
-    ids_M, special_M = (
-        np.asarray(source.array(f"tokens/{documents.key_axis}/{name}")[low:high]) for name in ("token_id", "special")
-    )
+    paths = [f"tokens/{documents.key_axis}/{name}" for name in ("token_id", "special")]
+    ids_M, special_M = read_columns(source.root, dict.fromkeys(paths, slice(low, high))).values()
     ids_M = ids_M.astype(np.int64)
     own_R = key_start_R + position_R - low if documents.same_axis else None
     ids_R = np.full(len(row_R), -1, dtype=np.int64)
@@ -134,7 +136,7 @@ def load_rows(source: Source, block: Block) -> BlockRows:
         inside_R = (own_R >= 0) & (own_R < len(ids_M))
         ids_R[inside_R] = ids_M[own_R[inside_R]]
         if not inside_R.all():  # a query whose own position no row here sees
-            every = np.asarray(source.array(f"tokens/{documents.key_axis}/token_id")[...])
+            every = read_columns(source.root, {paths[0]: ...})[paths[0]]
             ids_R[~inside_R] = every[(own_R + low)[~inside_R]]
     tokens = TokenFacts(first_N=key_start_R - low, own_N=own_R, ids_N=ids_R, ids_M=ids_M, special_M=special_M)
     return BlockRows(

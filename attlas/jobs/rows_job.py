@@ -75,7 +75,7 @@ def plan_rows(
         label_quantities, plan, given, of_documents, confidence=choices.confidence
     )  # fmt: skip
     return Job(
-        question=question, parameters=choices.parameters(corpus.kind) | dict(parameters or {}), plan=plan,
+        question=question, parameters=choices.parameters(corpus) | dict(parameters or {}), plan=plan,
         reduction=reduction, describe=label if describe is None else partial(describe, plan, reduction),
         from_factors=from_factors,
     )  # fmt: skip

@@ -53,7 +53,7 @@ def run_groups(
 
     A task is (function, arguments), called as function(shared, *arguments). Raises ClusterError, or what a task raises.
     """
-    held = delayed(shared, pure=False)
+    held = delayed(shared, pure=False, traverse=False)  # dask would take every value in it apart, task by task
     joins, total = [], sum(len(tasks) for tasks, _, _ in groups)
     for tasks, join, more in groups:
         parts = [delayed(function, pure=False)(held, *arguments) for function, arguments in tasks]

@@ -133,14 +133,13 @@ class StoredPacks:
 
     def __call__(self, source: Source, layer: int, total: Sums) -> Floats:
         """Put the packs' histograms into a layer's sums; returns their Gram matrix (H, H)."""
-        place = np.array(self.packs)
-        count_XHB, gram_XHH = (
-            np.asarray(source.array(f"{self.kind}/statistics/{name}").oindex[place, layer : layer + 1])
+        only = np.array([layer])
+        count_HB, gram_HH = (
+            sum(source.readers[f"{self.kind}/statistics/{name}"].read(pack, None, only)[0] for pack in self.packs)
             for name in ("histogram", "head_gram")
         )
-        total.heads_UHF[0][:, total.features.place("counts")] = count_XHB.sum(axis=(0, 1))
-        gram_HH: Floats = gram_XHH.sum(axis=(0, 1))
-        return gram_HH
+        total.heads_UHF[0][:, total.features.place("counts")] = count_HB
+        return np.asarray(gram_HH)
 
 
 def _head_features(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 __all__ = ["ArraySpec", "column"]
@@ -41,8 +42,12 @@ class ArraySpec:
             attributes=self.attributes,
         )
         if self.data is not None:
-            array[...] = np.asarray(self.data, dtype=object if self.dtype == "str" else self.dtype)
+            array[...] = self.values()
         return array
+
+    def values(self) -> NDArray[Any]:
+        """`data` as the array holds it."""
+        return np.asarray(self.data, dtype=object if self.dtype == "str" else self.dtype)
 
     def _codecs(self) -> list[Any]:
         if not self.packed:

@@ -17,8 +17,9 @@ from attlas.errors import DocumentMissingError, InputError
 from attlas.parse import shown
 from attlas.storage import schema
 from attlas.storage.commits import COMMITTED, FAILED, Records, read_states
+from attlas.storage.digests import read_columns
 from attlas.storage.fields import field_name
-from attlas.storage.stores import Where, open_root, read_arrays, store_name
+from attlas.storage.stores import Where, open_root, store_name
 from attlas.storage.tiers import TIERS, Tier
 
 if TYPE_CHECKING:  # loaded when weights are asked for: what an atlas holds can be told without torch
@@ -58,7 +59,7 @@ class Atlas(Mapping[str, xr.Dataset]):
             for axis in self.row_axes
             for name in ("token_start", "row_size")
         ]
-        self._columns = read_arrays(root, dict.fromkeys(paths, ...))
+        self._columns = read_columns(root, dict.fromkeys(paths, ...))
         self._ids: list[str] = [str(i) for i in self.column("documents/document_id")]
         self._index = {document: i for i, document in enumerate(self._ids)}
         self._pack = self.column("documents/pack")
@@ -71,6 +72,18 @@ class Atlas(Mapping[str, xr.Dataset]):
         from attlas.storage.zarr_shard_reader import KeptChunks, ZarrShardReaders
 
         return ZarrShardReaders(self.root, KeptChunks())
+
+    @cached_property
+    def bulk_readers(self) -> ZarrShardReaders:
+        """Readers that keep no chunk, for what goes over all rows once; opened once for as long as the atlas is."""
+        from attlas.storage.zarr_shard_reader import ZarrShardReaders
+
+        return ZarrShardReaders(self.root)
+
+    @property
+    def identity(self) -> str:
+        """What tells this atlas from any other, an older one at the same place too."""
+        return str(self.attrs["identity"])
 
     @property
     def keep(self) -> str:
@@ -102,7 +115,7 @@ class Atlas(Mapping[str, xr.Dataset]):
     def column(self, path: str) -> NDArray[Any]:
         """A small array of the store by its path, such as "self/layer", read once for as long as the atlas is open."""
         if path not in self._columns:
-            self._columns[path] = np.asarray(self.root[path][...])  # type: ignore[index]
+            self._columns |= read_columns(self.root, {path: ...})
         return self._columns[path]
 
     @cached_property
@@ -115,7 +128,7 @@ class Atlas(Mapping[str, xr.Dataset]):
     def packs(self) -> xr.Dataset:
         """The commit records: state (0 pending, 1 committed, 2 failed), attempt, seconds, bytes, token ranges."""
         records = Records(self.root).table()
-        table = _table(self.root, "packs", "pack", without=("commit", "failure", *records))
+        table = _table(self.root, "packs", "pack", without=("commit", "failure", "digests", *records))
         attributes = {name: dict(self.root[f"packs/{name}"].attrs) for name in records}
         return table.assign({name: ("pack", values, attributes[name]) for name, values in records.items()})
 
@@ -196,7 +209,7 @@ class Atlas(Mapping[str, xr.Dataset]):
         for axis in axes:
             own = self.places(axis, index)
             parts |= {f"tokens/{axis}/{name}": own for name in names}
-        columns = read_arrays(self.root, parts)
+        columns = read_columns(self.root, parts)
         return {axis: {name: columns[f"tokens/{axis}/{name}"] for name in names} for axis in axes}
 
     def rows(self, kind: str, index: int) -> DocumentRows:
@@ -211,7 +224,8 @@ class Atlas(Mapping[str, xr.Dataset]):
         if query_axis in KINDS[kind]:
             position_Q = np.arange(count)
         else:
-            position_Q = np.asarray(self.root[f"tokens/{query_axis}/position"][start : start + count], dtype=np.int64)  # type: ignore[index]
+            path = f"tokens/{query_axis}/position"
+            position_Q = read_columns(self.root, {path: slice(start, start + count)})[path].astype(np.int64)
         kv_heads = self.column(f"{kind}/head") // int(self.attrs["kinds"][kind]["heads_per_kv_head"])
         return DocumentRows(
             readers=self._readers,
@@ -231,8 +245,8 @@ def _table(root: zarr.Group, path: str, dim: str, without: Sequence[str] = ()) -
     group = root[path]
     assert isinstance(group, zarr.Group)
     arrays = {name: array for name, array in sorted(group.arrays()) if name not in without}
-    values = read_arrays(group, dict.fromkeys(arrays, ...))
-    return xr.Dataset({field_name(a): (dim, values[name], dict(a.attrs)) for name, a in arrays.items()})
+    values = read_columns(root, {f"{path}/{name}": ... for name in arrays})
+    return xr.Dataset({field_name(a): (dim, values[f"{path}/{name}"], dict(a.attrs)) for name, a in arrays.items()})
 
 
 def _some(ids: list[str]) -> str:

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 
 from attlas.engine.passage.documents import Pack
+from attlas.errors import CorruptAtlasError
 from attlas.storage.array_spec import ArraySpec, column
-from attlas.storage.stores import read_arrays
+from attlas.storage.digests import checked, digest_of, read_columns, read_parts
 
 __all__ = ["COMMITTED", "FAILED", "PENDING", "PackRecord", "Records", "pack_arrays", "read_states"]
 
 PENDING, COMMITTED, FAILED = 0, 1, 2
-COMMIT, FAILURE, STATE = "packs/commit", "packs/failure", "packs/state"
+COMMIT, FAILURE, STATE, DIGESTS = "packs/commit", "packs/failure", "packs/state", "packs/digests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ PUBLISHED: Mapping[str, tuple[str, str, str]] = {
     "chunk_tokens": ("int64", "most tokens in a forward pass, 0: whole packs", "token"),
 }
 """Field of a record -> dtype, long name and units of its array."""
+LATER = frozenset({STATE, DIGESTS, *(f"packs/{name}" for name in PUBLISHED)})
+"""Arrays that are made empty, and filled once every pack is committed."""
 assert list(PUBLISHED) == [field.name for field in fields(PackRecord)]
 
 
@@ -64,6 +67,7 @@ def pack_arrays(packs: Sequence[Pack]) -> Iterator[ArraySpec]:
     yield column(
         STATE, "pack", "int8", np.zeros(count), "told once all packs are committed, see packs/commit before", **flags
     )
+    yield column(DIGESTS, "table", "str", [""], "JSON: digest of each of these records, once they are told")
     for name, (dtype, long_name, units) in PUBLISHED.items():
         empty = np.full(count, "", dtype=object) if dtype == "str" else np.zeros(count)
         yield column(f"packs/{name}", "pack", dtype, empty, long_name, **({} if dtype == "str" else {"units": units}))
@@ -86,7 +90,7 @@ class Records:
         self.root = root
 
     def states(self) -> NDArray[np.int8]:
-        return read_states(self.root, np.asarray(self._array(STATE)[...]))
+        return read_states(self.root, read_columns(self.root, {STATE: ...})[STATE])
 
     def commit(self, pack: int, record: PackRecord) -> None:
         self._put(COMMIT, pack, record)
@@ -96,40 +100,51 @@ class Records:
 
     def table(self) -> dict[str, NDArray[Any]]:
         """The state of every pack and every field of its record, one array each."""
-        published = np.asarray(self._array(STATE)[...])
-        states = read_states(self.root, published)
-        if bool((published == COMMITTED).all()):
-            found = read_arrays(self.root, {f"packs/{name}": ... for name in PUBLISHED})
-            return {"state": states} | {name: found[f"packs/{name}"] for name in PUBLISHED}
-        return {"state": states} | self._gathered(states)
+        found = read_columns(self.root, dict.fromkeys([STATE, DIGESTS, *(f"packs/{name}" for name in PUBLISHED)], ...))
+        states = read_states(self.root, found[STATE])
+        digests = _parsed(DIGESTS, str(found[DIGESTS][0])) if str(found[DIGESTS][0]) else {}
+        if not digests or not bool((found[STATE] == COMMITTED).all()):
+            return {"state": states} | self._gathered(states)
+        table = {name: np.asarray(found[f"packs/{name}"], dtype=_dtype(name)) for name in PUBLISHED}
+        return {"state": states} | {
+            name: checked(f"packs/{name}", values, str(digests.get(name))) for name, values in table.items()
+        }
 
     def publish(self) -> None:
         """Write the records of a finished atlas as arrays, unless they are there; waits for packs still pending."""
-        published = np.asarray(self._array(STATE)[...])
+        published = read_columns(self.root, {STATE: ...})[STATE]
         states = read_states(self.root, published)
         if bool((published == COMMITTED).all()) or not bool((states == COMMITTED).all()):
             return
-        for name, values in self._gathered(states).items():
+        table = self._gathered(states)
+        for name, values in table.items():
             self._array(f"packs/{name}")[...] = values
+        digests = json.dumps({name: digest_of(values) for name, values in table.items()})
+        self._array(DIGESTS)[...] = np.array([digests], dtype=object)
         self._array(STATE)[...] = states
 
     def _gathered(self, states: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
         found: dict[int, dict[str, Any]] = {}
+        none = asdict(PackRecord(attempt=0))
         for path, state in ((FAILURE, FAILED), (COMMIT, COMMITTED)):
             places = np.flatnonzero(states == state)
             if len(places):
-                texts = np.asarray(self._array(path).oindex[places])
-                found |= {int(place): json.loads(str(text)) for place, text in zip(places, texts, strict=True)}
-        none = asdict(PackRecord(attempt=0))
+                parts = {f"{path} {place}": (path, slice(int(place), int(place) + 1)) for place in places}
+                texts = read_parts(self.root, parts)
+                for place, text in zip(places.tolist(), texts.values(), strict=True):
+                    found[place] = _parsed(f"{path} of pack {place}", str(text[0]))
+                    if found[place].get("pack") != place or set(none) - set(found[place]):
+                        raise CorruptAtlasError(
+                            f"{path} of pack {place} is not the record that was written there: put the file back, or "
+                            "capture the pack again"
+                        )
         return {
-            name: np.array(
-                [found.get(pack, none)[name] for pack in range(len(states))], dtype=object if dtype == "str" else dtype
-            )
-            for name, (dtype, _, _) in PUBLISHED.items()
+            name: np.array([found.get(pack, none)[name] for pack in range(len(states))], dtype=_dtype(name))
+            for name in PUBLISHED
         }
 
     def _put(self, path: str, pack: int, record: PackRecord) -> None:
-        self._array(path)[pack : pack + 1] = np.array([json.dumps(asdict(record))], dtype=object)
+        self._array(path)[pack : pack + 1] = np.array([json.dumps({"pack": pack} | asdict(record))], dtype=object)
 
     def _array(self, path: str) -> zarr.Array[Any]:
         array = self.root[path]
@@ -144,3 +159,19 @@ def _recorded(root: zarr.Group, path: str) -> list[int]:
         return [name.rstrip("/") async for name in root.store.list_dir(f"{path}/c")]
 
     return [int(name) for name in sync(names()) if name.isdigit()]
+
+
+def _dtype(field: str) -> Any:
+    dtype = PUBLISHED[field][0]
+    return object if dtype == "str" else dtype
+
+
+def _parsed(what: str, text: str) -> dict[str, Any]:
+    """A record from its JSON; raises CorruptAtlasError."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise CorruptAtlasError(f"{what} is damaged: see attlas verify, and capture the pack again") from error
+    if not isinstance(found, dict):
+        raise CorruptAtlasError(f"{what} is damaged: see attlas verify, and capture the pack again")
+    return found

@@ -22,7 +22,13 @@ from attlas.storage.factors import Factor
 from attlas.storage.tiers import TIERS
 from attlas.storage.write_behind import WriteBehind
 from attlas.storage.zarr_map_shards import write_map_rows
-from attlas.storage.zarr_shards import encode, store_zarr_shard, takes_raw_zarr_shards
+from attlas.storage.zarr_shards import (
+    encode,
+    place_of,
+    store_zarr_shard,
+    takes_raw_zarr_shards,
+    zarr_shard_key,
+)
 
 __all__ = ["PackWriter", "to_stored"]
 
@@ -53,7 +59,7 @@ class PackWriter:
         self.kinds = {kind.kind: kind for kind in kinds}
         self.layers = {kind.kind: kind.layers for kind in kinds} if layers is None else layers
         self.document_id = document_id
-        self.tier = TIERS[str(root.attrs["keep"])]
+        self.tier, self.identity = TIERS[str(root.attrs["keep"])], str(root.attrs["identity"])
         self.factors = {factor.name: factor for factor in self.tier.kept}
         self.written: list[int] = []
         """Bytes of each write; only appended to, by two threads."""
@@ -220,8 +226,11 @@ class PackWriter:
                 place[shard.axis] = shard.start // array.shards[shard.axis]
                 used = shard.stop - shard.start
                 inner = array.chunks[shard.axis]
-                whole = encode(shard.values, inner=inner, used=used, axis=shard.axis, layers=array.shards[0])
-                store_zarr_shard(array, tuple(place), whole)
+                whole = encode(
+                    shard.values, inner=inner, used=used, axis=shard.axis, layers=array.shards[0],
+                    place=place_of(self.identity, key := zarr_shard_key(array, tuple(place))),
+                )  # fmt: skip
+                store_zarr_shard(array, key, whole)
                 self.written.append(whole.nbytes)
             else:
                 layers = slice(shard.layer, shard.layer + shard.values.shape[0])
@@ -243,8 +252,18 @@ class PackWriter:
                     "committed"
                 )
             values = np.stack([found[index] for index in range(first, last + 1)]).astype(array.dtype)
-            array[self.pack.index, first : last + 1] = values
-            self.written.append(values.nbytes)
+            assert array.shards is not None
+            span = array.shards[1]
+            for begin in range(first // span * span, last + 1, span):
+                part = values[None, begin - first : begin - first + span]
+                key = zarr_shard_key(array, (self.pack.index, begin // span, 0, 0))
+                padded = np.zeros((1, span, *part.shape[2:]), dtype=array.dtype)
+                padded[:, : part.shape[1]] = part
+                whole = encode(
+                    padded, inner=1, used=part.shape[1], axis=1, layers=1, place=place_of(self.identity, key)
+                )
+                store_zarr_shard(array, key, whole)
+                self.written.append(whole.nbytes)
         self._sums.clear()
 
     def _flush_map(self, key: tuple[str, int]) -> None:
@@ -253,7 +272,8 @@ class PackWriter:
         array = self._array(path)
 
         def write() -> None:
-            self.written.append(write_map_rows(array, index, rows.start, rows.a_HQK.numpy()))
+            files = write_map_rows(array, index, rows.start, rows.a_HQK.numpy(), self.identity)
+            self.written.append(sum(files.values()))
 
         self._behind.put(write, rows.a_HQK.nbytes)
 

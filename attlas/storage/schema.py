@@ -21,6 +21,7 @@ from attlas.engine.model.layout import FACTOR_TOKENS, KINDS, KindLayout
 from attlas.engine.passage.documents import ROW_AXES, Document, Pack
 from attlas.errors import CorruptAtlasError, UnsupportedModelError
 from attlas.storage.array_spec import ArraySpec, column
+from attlas.storage.digests import read_columns
 from attlas.storage.factors import Factor
 from attlas.storage.fields import field_arrays
 from attlas.storage.tiers import Tier
@@ -44,7 +45,7 @@ __all__ = [
     "token_dim",
 ]
 
-VERSION = "attlas-0.1"
+VERSION = "attlas-0.2"
 STORED_DTYPES = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
 FACTOR_CHUNK, ROW_CHUNK = 256, 4096
 """Tokens in an inner chunk, which is one head: of q and k, and of what is one number a row."""
@@ -278,16 +279,18 @@ def rule_from_store(root: zarr.Group, kind: str, layer: int, index: int) -> Scor
         raise CorruptAtlasError(f"the atlas has no score rule for {kind} layer {layer}") from error
     bias = told["position_bias"]
     if bias is not None:
-        offset = np.asarray(root[f"{kind}/offset"][...])  # type: ignore[index]
+        own = {f"{kind}/offset": ..., f"{kind}/position_bias": slice(index, index + 1)}
+        offset, tables = read_columns(root, own).values()
         begin = int(np.searchsorted(offset, bias["first_offset"]))
-        table = np.asarray(root[f"{kind}/position_bias"][index, :, begin : begin + bias["offsets"]])  # type: ignore[index]
+        table = np.ascontiguousarray(tables[0, :, begin : begin + bias["offsets"]])
         bias = PositionBias(
             table_HR=table,
             first_offset=bias["first_offset"],
             saturates_left=bias["saturates_left"],
             saturates_right=bias["saturates_right"],
         )
-    sinks = np.asarray(root[f"{kind}/sink_logit"][index]) if told["sink_logit"] else None  # type: ignore[index]
+    path = f"{kind}/sink_logit"
+    sinks = read_columns(root, {path: ...})[path][index] if told["sink_logit"] else None
     return ScoreRule(scaling=told["scaling"], softcap=told["softcap"], bias=bias, sink_H=sinks)
 
 
@@ -330,13 +333,14 @@ def _statistic_arrays(kind: KindLayout, packs: Sequence[Pack], queries: int, blo
     yield column(f"{path}/head_other", "head_other", "int32", kind.heads, "the model's head index")
     yield ArraySpec(
         path=f"{path}/histogram", dims=("pack", "layer", "head", "bin"), dtype="int64",
-        shape=(len(packs), layers, heads, HISTOGRAM_BINS), chunks=(1, kind.span, heads, HISTOGRAM_BINS), fill=-1,
-        packed=True,
+        shape=(len(packs), layers, heads, HISTOGRAM_BINS), shards=(1, kind.span, heads, HISTOGRAM_BINS),
+        chunks=(1, 1, heads, HISTOGRAM_BINS), fill=-1,
         attributes={"long_name": "number of visible weights in the bin", "units": "1"},
     )  # fmt: skip
     yield ArraySpec(
         path=f"{path}/head_gram", dims=("pack", "layer", "head", "head_other"), dtype="float64",
-        shape=(len(packs), layers, heads, heads), chunks=(1, kind.span, heads, heads), fill=np.nan, packed=True,
+        shape=(len(packs), layers, heads, heads), shards=(1, kind.span, heads, heads), chunks=(1, 1, heads, heads),
+        fill=np.nan,
         attributes={"long_name": "sum over cells of the product of two heads' weights", "units": "1"},
     )  # fmt: skip
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from attlas.errors import InputError, StoreMissingError
+from attlas.errors import CorruptAtlasError, InputError, StoreMissingError
 from attlas.parse import parse_mapping, refuse
+from attlas.storage.digests import read_root
 from attlas.storage.schema import VERSION
 
 __all__ = [
@@ -26,7 +24,6 @@ __all__ = [
     "is_empty",
     "open_root",
     "open_store",
-    "read_arrays",
     "store_bytes",
     "store_name",
 ]
@@ -75,7 +72,10 @@ def is_empty(store: Store) -> bool:
 
 def holds_atlas(store: Store) -> bool:
     """Whether an atlas lies in the store, whole or half made."""
-    return _atlas_group(store) is not None
+    try:
+        return _atlas_group(store) is not None
+    except CorruptAtlasError:
+        return True
 
 
 def delete_store(store: Store) -> None:
@@ -90,12 +90,15 @@ def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None,
     store = open_store(where, storage_options=storage_options)
     if isinstance(store, LocalStore) and not Path(store.root).exists():
         raise StoreMissingError(f"there is no atlas at {store_name(where)}: make one with attlas capture")
-    root = _atlas_group(store)
+    try:
+        root = _atlas_group(store)
+    except CorruptAtlasError as error:
+        raise CorruptAtlasError(f"{store_name(where)}: {error}") from error
     if root is None:
         raise StoreMissingError(f"{store_name(where)} holds no atlas of schema {VERSION}")
     if mode != "r":
         root = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
-    if "created" not in root.attrs:  # written last of all when an atlas is made
+    if "digest" not in root.attrs:  # written last of all when an atlas is made
         raise StoreMissingError(
             f"{store_name(where)} was begun and never finished, and holds nothing: make it again with --overwrite"
         )
@@ -103,27 +106,15 @@ def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None,
 
 
 def _atlas_group(store: Store) -> zarr.Group | None:
-    """The root group to be read; None where no atlas of this schema lies there."""
+    """The root group to be read; None where no atlas of this schema lies there. Raises CorruptAtlasError, where one
+    does whose metadata are damaged."""
     try:
-        root = zarr.open_group(store, mode="r", zarr_format=3)
-    except (FileNotFoundError, KeyError, ValueError):  # ValueError: an array, or a zarr.json that cannot be read
+        root = read_root(store)
+    except CorruptAtlasError:
+        if all(sync(store.exists(f"{path}/zarr.json")) for path in ("documents/document_id", "packs/commit")):
+            raise
         return None
-    return root if root.attrs.get("attlas_version") == VERSION else None
-
-
-def read_arrays(root: zarr.Group, parts: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Small arrays of the store, all asked for at once. parts: path -> slice, or ... for the whole array."""
-    group = root._async_group
-
-    async def one(path: str, part: Any) -> NDArray[Any]:
-        array = await group.getitem(path)
-        assert isinstance(array, zarr.AsyncArray)
-        return np.asarray(await array.getitem(part))
-
-    async def every() -> list[NDArray[Any]]:
-        return await asyncio.gather(*(one(path, part) for path, part in parts.items()))
-
-    return dict(zip(parts, sync(every()), strict=True))
+    return root if root is not None and root.attrs.get("attlas_version") == VERSION else None
 
 
 def store_bytes(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> int:

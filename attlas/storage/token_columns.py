@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from attlas.storage.stores import read_arrays
+from attlas.storage.digests import read_columns
 
 __all__ = ["AT_ONCE", "WHEN_ASKED", "LateColumns", "fixed_width"]
 
@@ -46,7 +46,7 @@ class LateColumns:
             for name in WHEN_ASKED
             if f"tokens/{axis}/{name}" in self.root
         }
-        return read_arrays(self.root, paths)
+        return read_columns(self.root, paths)
 
 
 class _Column(BackendArray):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +11,20 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from attlas.errors import CorruptAtlasError, first_line
 from attlas.parse import parse_callback, parse_count
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
 from attlas.storage.commits import COMMITTED
+from attlas.storage.digests import BROKEN, read_columns
 from attlas.storage.factors import Factor
 from attlas.storage.lazy import DocumentRows, LazyAttention
 from attlas.storage.stores import Where
+from attlas.storage.zarr_shard_reader import ZarrShardReader, ZarrShardReaders
+from attlas.storage.zarr_shards import CRC, SEAL, chunks_fit, place_of, takes_raw_zarr_shards, unsealed, zarr_shard_key
 
 __all__ = ["Check", "VerifyReport", "verify"]
 
@@ -131,7 +137,29 @@ def _arrays(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
                 for dim, size in zip(dims, array.shape, strict=False)
                 if dim in sizes and size != sizes[dim]
             ]
+    problems += _own_metadata(atlas)
     return _check("arrays", f"{count} arrays against schema {schema.VERSION}", problems)
+
+
+def _own_metadata(atlas: Atlas) -> Iterator[str]:
+    """Arrays and groups whose own zarr.json says something else than the consolidated metadata, or is lost."""
+    consolidated = atlas.root.metadata.consolidated_metadata
+    for path, wanted in ({} if consolidated is None else consolidated.flattened_metadata).items():
+        buffer = sync(atlas.root.store.get(f"{path}/zarr.json", default_buffer_prototype()))
+        try:
+            same = buffer is not None and _same_metadata(json.loads(buffer.to_bytes()), wanted)
+        except ValueError:
+            same = False
+        if not same:
+            yield f"{path}/zarr.json is lost, or differs from the consolidated metadata: tools without these misread it"
+
+
+def _same_metadata(own: Any, wanted: Any) -> bool:
+    told = json.loads(wanted.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
+    ignored = {"consolidated_metadata"}
+    return isinstance(own, dict) and {k: v for k, v in own.items() if k not in ignored} == {
+        k: v for k, v in told.items() if k not in ignored
+    }
 
 
 def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
@@ -207,16 +235,91 @@ def _pack_range(atlas: Atlas, dim: str, pack: int) -> tuple[int, int]:
 
 
 def _checksums(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
-    """Decode every chunk of what is committed, shard by shard: zarr compares its crc32c while it does."""
-    problems, read = [], 0
+    """Read every chunk of what is committed: Zarr shards against their seals, columns against their digests."""
+    read = 0
+    problems: list[str] = []
+    readers = ZarrShardReaders(atlas.root)
     for path, array in _all_arrays(atlas.root):
-        for region in _committed_regions(atlas, array):
-            try:
-                read += np.asarray(array[region]).nbytes
-            except (ValueError, RuntimeError, OSError) as error:
-                corner = [part.start for part in region]
-                problems.append(f"{path}, from {corner}: {str(error).splitlines()[0]}")
+        if takes_raw_zarr_shards(array):
+            size, wrong = _sealed(atlas, readers[path])
+        elif path in atlas.attrs["digests"]:
+            size, wrong = _column(atlas, path)
+        elif array.shards is not None:
+            size, wrong = _map_files(atlas, array)
+        else:
+            size, wrong = _plain(atlas, array)
+        read, problems = read + size, problems + wrong
     return _check("checksums", f"{read / 2**20:,.1f} MiB decoded", problems)
+
+
+def _sealed(atlas: Atlas, reader: ZarrShardReader) -> tuple[int, list[str]]:
+    """Bytes read of an array of sealed Zarr shards, and what is wrong with them."""
+    array, read = reader.array, 0
+    problems: list[str] = []
+    assert array.shards is not None
+    dims, step = _dims(array), array.shards[reader.axis]
+    if dims[0] == "pack":
+        asked = [(pack, 0, array.shape[1]) for pack in _committed(atlas)]
+    else:
+        ranges = [_pack_range(atlas, dims[reader.axis], pack) for pack in _committed(atlas)]
+        asked = [(layer, begin, stop) for layer in range(array.shape[0]) for begin, stop in ranges]
+    for layer, begin, stop in asked:
+        for start in range(begin // step * step, stop, step):
+            places = np.arange(max(start, begin), min(start + step, stop))
+            try:
+                read += reader.read(layer, None, places).nbytes
+            except CorruptAtlasError as error:
+                problems.append(str(error))
+    return read, list(dict.fromkeys(problems))
+
+
+def _column(atlas: Atlas, path: str) -> tuple[int, list[str]]:
+    try:
+        return read_columns(atlas.root, {path: ...})[path].nbytes, []
+    except CorruptAtlasError as error:
+        return 0, [str(error)]
+
+
+def _plain(atlas: Atlas, array: zarr.Array[Any]) -> tuple[int, list[str]]:
+    """An array that has neither seals nor digests: zarr compares the chunks' own checksums."""
+    read = 0
+    problems: list[str] = []
+    for region in _committed_regions(atlas, array):
+        try:
+            read += np.asarray(array[region]).nbytes
+        except BROKEN as error:
+            problems.append(f"{array.path}, from {[part.start for part in region]}: {first_line(error)}")
+    return read, problems
+
+
+def _map_files(atlas: Atlas, array: zarr.Array[Any]) -> tuple[int, list[str]]:
+    """The Zarr shards of a document's map against their seals; one that is not there may hold no weight but zero."""
+    document = array.attrs.get("document_id")
+    if document not in atlas:
+        return 0, []
+    assert array.shards is not None
+    kind, read = array.path.partition("/")[0], 0
+    problems: list[str] = []
+    attention = LazyAttention(atlas.rows(kind, list(atlas.documents["document_id"].values).index(document)))
+    entries = int(np.prod([a // b for a, b in zip(array.shards, array.chunks, strict=True)]))
+    for region in _committed_regions(atlas, array):
+        place = tuple(part.start // size for part, size in zip(region, array.shards, strict=True))
+        key = zarr_shard_key(array, place)
+        buffer = sync(array.store.get(key, default_buffer_prototype()))
+        try:
+            if buffer is None:
+                weights = attention.compute([np.arange(part.start, part.stop) for part in region])
+                if weights.astype(array.dtype).any():
+                    problems.append(f"{key} is committed and not there: put it back, or capture it again")
+                continue
+            raw = np.frombuffer(buffer.to_bytes(), dtype=np.uint8)
+            found = unsealed(raw[-(entries * (16 + CRC) + SEAL + CRC) :], entries, place_of(atlas.identity, key))
+            if found is None or not chunks_fit(raw, *found):
+                problems.append(f"{key} is damaged, or is not the file that was written there: capture it again")
+            read += len(raw)
+        except CorruptAtlasError as error:
+            problems.append(f"{key}: {error}")
+    return read, problems
 
 
 def _committed_regions(atlas: Atlas, array: zarr.Array[Any]) -> Iterator[tuple[slice, ...]]:

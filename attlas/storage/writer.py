@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import uuid
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from attlas.errors import InputError, StoreExistsError
 from attlas.storage import commits, schema
 from attlas.storage.array_spec import ArraySpec
 from attlas.storage.commits import COMMITTED, PackRecord, Records
+from attlas.storage.digests import column_digests, seal_root
 from attlas.storage.pack_writer import PackWriter
 from attlas.storage.stores import Where, delete_store, holds_atlas, is_empty, open_root, open_store, store_name
 from attlas.storage.tiers import TIERS
@@ -82,7 +84,8 @@ class AtlasWriter:
         if spec.map_dtype not in {"float16", "float32"}:
             raise InputError(f"map_dtype is {spec.map_dtype!r}: choose float16 or float32")
         _check_documents(spec.documents, spec.packs)
-        arrays, attributes = list(_arrays(spec)), _attributes(spec)
+        arrays = list(_arrays(spec))
+        attributes = _attributes(spec) | {"identity": uuid.uuid4().hex, "digests": _digests(arrays)}
         store = open_store(where, storage_options=storage_options)
         if not is_empty(store):
             if not overwrite:
@@ -96,6 +99,7 @@ class AtlasWriter:
                 array.create(root)
             root.attrs.update(attributes)
             _consolidate(store)
+            seal_root(store)
         except BaseException:
             delete_store(store)
             raise
@@ -168,6 +172,15 @@ class AtlasWriter:
         """Delete the store if this writer made it and no pack was committed."""
         if self.created and len(self.pending_packs()) == len(self.spec.packs):
             delete_store(self.store)
+
+
+def _digests(arrays: Sequence[ArraySpec]) -> dict[str, list[str]]:
+    """Path -> the digests of the chunks of every array whose values are known now, and stay."""
+    return {
+        array.path: column_digests(array.values(), array.chunks[0])
+        for array in arrays
+        if array.data is not None and array.path not in commits.LATER
+    }
 
 
 def _check_documents(documents: Sequence[Document], packs: Sequence[Pack]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.codecs.sharding import ShardingCodec, ShardingCodecIndexLocation
 
-from attlas.storage.zarr_shards import ABSENT, CRC, store_zarr_shard
+from attlas.storage.zarr_shards import ABSENT, CRC, joined, place_of, store_zarr_shard, zarr_shard_key
 
 __all__ = ["write_map_rows"]
 
@@ -26,37 +26,43 @@ THREADS = min(4, os.cpu_count() or 1)
 SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 
-def write_map_rows(array: zarr.Array[Any], layer: int, start: int, a_HQK: NDArray[Any]) -> int:
-    """Write rows of one layer's maps, all heads and keys, beginning at a shard's first row; returns the bytes written.
+def write_map_rows(
+    array: zarr.Array[Any], layer: int, start: int, a_HQK: NDArray[Any], identity: str
+) -> dict[str, int]:
+    """Write rows of one layer's maps, all heads and keys, beginning at a shard's first row; returns each file's bytes.
 
     a_HQK: in the array's dtype; rows to the shard's end, or to the array's. Several heads at once.
     """
     codec = _codec(array)
     if codec is None:  # rewritten by somebody with other codecs: zarr knows them
         array[layer, :, start : start + a_HQK.shape[1]] = a_HQK
-        return a_HQK.nbytes
+        return {}
     assert array.shards is not None
     shards_K, row = range(-(-a_HQK.shape[2] // array.shards[3])), start // array.shards[2]
 
-    def one(head: int) -> int:
-        size = 0
+    def one(head: int) -> dict[str, int]:
+        sizes = {}
         for k in shards_K:
-            shard = _encode(array, codec, a_HQK[head, :, k * array.shards[3] : (k + 1) * array.shards[3]])  # type: ignore[index]
+            key = zarr_shard_key(array, (layer, head, row, k))
+            part = a_HQK[head, :, k * array.shards[3] : (k + 1) * array.shards[3]]  # type: ignore[index]
+            shard = _encode(array, codec, part, place_of(identity, key))
             if shard is not None:
-                store_zarr_shard(array, (layer, head, row, k), shard)
-                size += len(shard)
-        return size
+                store_zarr_shard(array, key, shard)
+                sizes[key] = len(shard)
+        return sizes
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return sum(pool.map(one, range(a_HQK.shape[0])))
+        return {key: size for sizes in pool.map(one, range(a_HQK.shape[0])) for key, size in sizes.items()}
 
 
-def _encode(array: zarr.Array[Any], codec: Blosc, a_QK: NDArray[Any]) -> NDArray[np.uint8] | None:
+def _encode(array: zarr.Array[Any], codec: Blosc, a_QK: NDArray[Any], place: bytes) -> NDArray[np.uint8] | None:
     """One head's shard; None where every weight of it is zero."""
     assert array.shards is not None
     (height, width), shape = array.chunks[2:], array.shards[2:]
     index = np.full((shape[0] // height, shape[1] // width, 2), ABSENT, dtype="<u8")
-    bodies, at = [], 0
+    sums = np.zeros(index.shape[:2], dtype="<u4")
+    bodies: list[bytes] = []
+    at = 0
     for i in range(-(-a_QK.shape[0] // height)):
         for j in range(-(-a_QK.shape[1] // width)):
             part = a_QK[i * height : (i + 1) * height, j * width : (j + 1) * width]
@@ -66,14 +72,13 @@ def _encode(array: zarr.Array[Any], codec: Blosc, a_QK: NDArray[Any]) -> NDArray
             if chunk is not part:
                 chunk[: part.shape[0], : part.shape[1]] = part
             body = codec.encode(np.ascontiguousarray(chunk))
-            bodies += [body, google_crc32c.value(bytes(body)).to_bytes(CRC, "little")]
+            sums[i, j] = google_crc32c.value(bytes(body))
+            bodies += [body, int(sums[i, j]).to_bytes(CRC, "little")]
             index[i, j] = at, len(body) + CRC
             at += len(body) + CRC
     if not bodies:
         return None
-    tail = index.tobytes()
-    bodies += [tail, google_crc32c.value(tail).to_bytes(CRC, "little")]
-    return np.frombuffer(b"".join(bodies), dtype=np.uint8)
+    return joined(bodies, sums, index, place)
 
 
 def _codec(array: zarr.Array[Any]) -> Blosc | None:

@@ -25,7 +25,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from attlas.errors import CorruptAtlasError
-from attlas.storage.zarr_shards import ABSENT, CRC, takes_raw_zarr_shards
+from attlas.storage.zarr_shards import ABSENT, CRC, SEAL, place_of, takes_raw_zarr_shards, unsealed
 
 __all__ = ["KeptChunks", "Reading", "ZarrShardReader", "ZarrShardReaders"]
 
@@ -123,20 +123,22 @@ def _fetch(store: Store, wants: Sequence[tuple[str, ByteRequest]]) -> list[Raw |
 
 
 class ZarrShardReader:
-    """Rows of one array (layer, token), (layer, head, token) or (layer, head, token, feature).
+    """Rows of one array (layer, token), (layer, head, token) or (layer, head, token, feature); of one (pack, layer,
+    ...) too, whose packs stand for layers and layers for tokens.
 
     Indexes of shards are kept, KEPT_INDEXES of them at most; a committed shard does not change. cache: what keeps
     chunks too; None: they are read again each time.
     """
 
-    def __init__(self, array: zarr.Array[Any], cache: KeptChunks | None = None) -> None:
-        self.array, self.cache = array, cache
-        self.axis = 1 if array.ndim == 2 else 2
+    def __init__(self, array: zarr.Array[Any], identity: str, cache: KeptChunks | None = None) -> None:
+        self.array, self.identity, self.cache = array, identity, cache
+        names: Any = getattr(array.metadata, "dimension_names", None) or ("",)
+        self.axis = 1 if array.ndim == 2 or names[0] == "pack" else 2
         self.raw = array.shards is not None and takes_raw_zarr_shards(array)
-        self._indexes: OrderedDict[str, NDArray[np.int64]] = OrderedDict()
+        self._indexes: OrderedDict[str, tuple[NDArray[np.int64], NDArray[Any]]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"array": self.array, "cache": self.cache}
+        return {"array": self.array, "identity": self.identity, "cache": self.cache}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -201,12 +203,12 @@ class ZarrShardReader:
         place = [0] * self.array.ndim
         place[0], place[self.axis] = layer // span, shard
         key = f"{self.array.path}/{self.array.metadata.encode_chunk_key(tuple(place))}"
-        index = yield from self._index(key)
-        of_layer = index[layer % span]
-        entry_HC2 = (of_layer if heads is None else of_layer[heads])[:, chunk_C]
+        index, sums = yield from self._index(key)
+        every = slice(None) if heads is None else heads
+        entry_HC2, sum_HC = index[layer % span][every][:, chunk_C], sums[layer % span][every][:, chunk_C]
         wanted_HC = entry_HC2[..., 1] > 0
         if not wanted_HC.all():
-            out[~wanted_HC] = self.array.fill_value
+            raise CorruptAtlasError(f"{key} lacks rows that are committed: see attlas verify, and capture it again")
         if self.cache is not None:
             for head, chunk in zip(*np.nonzero(wanted_HC), strict=True):
                 known = self.cache.find(key, int(entry_HC2[head, chunk, 0]))
@@ -216,7 +218,7 @@ class ZarrShardReader:
         head_N, chunk_N = np.nonzero(wanted_HC)
         if not len(head_N):
             return out
-        offset_N, size_N = entry_HC2[wanted_HC].T
+        (offset_N, size_N), sum_N = entry_HC2[wanted_HC].T, sum_HC[wanted_HC]
         edges = [0, *(np.flatnonzero(np.diff(offset_N) != size_N[:-1]) + 1).tolist(), len(offset_N)]
         runs = list(itertools.pairwise(edges))
         cache = self.cache
@@ -225,43 +227,52 @@ class ZarrShardReader:
         raws = yield [(key, RangeByteRequest(int(offset_N[a]), int(offset_N[b - 1] + size_N[b - 1]))) for a, b in runs]
         for (a, b), raw in zip(runs, raws, strict=True):
             if raw is None:
-                raise CorruptAtlasError(f"a shard of {self.array.path} is gone: see attlas verify")
+                raise self._gone(key)
             for n in range(a, b):
                 at = int(offset_N[n] - offset_N[a])
-                chunk = self._checked(raw[at : at + int(size_N[n])])
+                chunk = self._checked(key, raw[at : at + int(size_N[n])], int(sum_N[n]))
                 out[head_N[n], chunk_N[n]] = chunk.view(self.array.dtype).reshape(out.shape[2:])
                 if cache is not None:
                     cache.keep(key, int(offset_N[n]), chunk if b - a == 1 else chunk.copy())
         return out
 
-    def _checked(self, raw: Raw) -> Raw:
-        """A chunk without its checksum, which must be right."""
+    def _checked(self, key: str, raw: Raw, wanted: int) -> Raw:
+        """A chunk without its checksum, which must be right, and the one that the seal tells."""
         body, check = raw[:-CRC], raw[-CRC:]
-        if google_crc32c.value(body) != int.from_bytes(check.tobytes(), "little"):
-            raise CorruptAtlasError(f"a chunk of {self.array.path} is damaged: see attlas verify, and capture it again")
+        if len(raw) < CRC or not google_crc32c.value(body) == int.from_bytes(check.tobytes(), "little") == wanted:
+            raise CorruptAtlasError(f"a chunk of {key} is damaged: see attlas verify, and capture it again")
         return body
 
-    def _index(self, key: str) -> Reading:
-        """(layers, heads or 1, chunks, 2): offset and size of every chunk, 0 and 0 where it was left out."""
+    def _gone(self, key: str) -> CorruptAtlasError:
+        return CorruptAtlasError(
+            f"{key} is committed and not there: put it back, or capture it again; attlas verify lists all that is lost"
+        )
+
+    def _index(
+        self, key: str
+    ) -> Generator[list[tuple[str, ByteRequest]], list[Raw | None], tuple[NDArray[np.int64], NDArray[Any]]]:
+        """(layers, heads or 1, chunks, 2): offset and size of every chunk, 0 and 0 where it was left out; and the
+        chunks' checksums (layers, heads or 1, chunks)."""
         if key in self._indexes:
             return self._indexes[key]
         array = self.array
         assert array.shards is not None
         shape = (array.shards[0], *array.shards[1 : self.axis], array.shards[self.axis] // array.chunks[self.axis])
-        tail = int(np.prod(shape, dtype=np.int64)) * 16 + CRC
-        (raw,) = yield [(key, SuffixByteRequest(tail))]
-        if raw is None:  # not written yet
-            return np.zeros((shape[0], int(np.prod(shape[1:-1], dtype=np.int64)), shape[-1], 2), dtype=np.int64)
-        if len(raw) < tail or google_crc32c.value(raw[:-CRC]) != int.from_bytes(raw[-CRC:].tobytes(), "little"):
+        entries = int(np.prod(shape, dtype=np.int64))
+        (raw,) = yield [(key, SuffixByteRequest(entries * (16 + CRC) + SEAL + CRC))]
+        if raw is None:
+            raise self._gone(key)
+        found = unsealed(raw, entries, place_of(self.identity, key))
+        if found is None:
             raise CorruptAtlasError(
-                f"the index of a shard of {array.path} is damaged: see attlas verify, and capture it again"
+                f"{key} is damaged, or is not the file that was written there: see attlas verify, and capture it again"
             )
-        told = raw[:-CRC].view("<u8").reshape(shape[0], -1, shape[-1], 2)
+        told, sums = found[0].reshape(shape[0], -1, shape[-1], 2), found[1].reshape(shape[0], -1, shape[-1])
         index = np.where(told[..., :1] == ABSENT, np.uint64(0), told).astype(np.int64)
-        self._indexes[key] = index
+        self._indexes[key] = index, sums
         while len(self._indexes) > KEPT_INDEXES:
             self._indexes.popitem(last=False)
-        return index
+        return index, sums
 
 
 class ZarrShardReaders:
@@ -275,7 +286,7 @@ class ZarrShardReaders:
         if path not in self._readers:
             array = self.root[path]
             assert isinstance(array, zarr.Array)
-            self._readers[path] = ZarrShardReader(array, self.cache)
+            self._readers[path] = ZarrShardReader(array, str(self.root.attrs.get("identity", "")), self.cache)
         return self._readers[path]
 
     def read(self, layer: int, places: Mapping[str, tuple[Indices | None, Indices]]) -> list[torch.Tensor]:

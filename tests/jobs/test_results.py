@@ -258,3 +258,15 @@ def test_what_cannot_be_told_is_refused() -> None:
     with pytest.raises(InputError, match="no layer 7"):
         analysis.statistics(factors, layers=[7])
     assert "position_variance" in analysis.statistics(stored).attrs["left_out"]
+
+
+def test_layers_are_one_question_however_they_are_written(tmp_path: Path) -> None:
+    atlas = local(synthetic(seed=1), tmp_path / "a.zarr")
+    spellings = (1, "1", [-1], slice(1, None), "last:1", np.array([1]))
+    answers = [analysis.statistics(atlas, layers=layers) for layers in spellings]
+    assert [answer.attrs.get("reused", "no") for answer in answers] == ["no"] + ["yes"] * (len(spellings) - 1)
+    assert all(answer["layer"].values.tolist() == [1] for answer in answers)
+    assert len(analysis.saved_results(atlas)) == 1
+    for wrong in (1.5, True, [], "random:1", "::0", [1.0]):
+        with pytest.raises(InputError, match=r"^layers"):
+            analysis.statistics(atlas, layers=wrong)

@@ -95,5 +95,5 @@ def test_a_damaged_shard_is_told_on_every_scheduler(tmp_path: Path, cluster: str
     data[5] ^= 1
     shard.write_bytes(bytes(data))
     for scheduler in ("threads", "ray", cluster):
-        with pytest.raises(CorruptAtlasError, match="self/q is damaged"):
+        with pytest.raises(CorruptAtlasError, match=r"self/q/.* is damaged"):
             analysis.statistics(attlas.open_atlas(tmp_path / "a.zarr"), scheduler=scheduler, save=False)

@@ -10,6 +10,8 @@ import pytest
 import zarr
 
 from attlas.storage import AtlasWriter, verify
+from attlas.storage.digests import seal_root
+from attlas.storage.zarr_shards import encode, place_of, store_zarr_shard
 from tests.storage.synthetic import synthetic
 
 
@@ -28,6 +30,25 @@ def failed(path: Path) -> dict[str, tuple[str, ...]]:
 
 def edit(path: Path, array: str) -> Any:
     return zarr.open_group(path, mode="r+")[array]
+
+
+def shift(path: Path, name: str, head: int, by: float) -> None:
+    """Change a row array of (layer, head, token) as a writer that computes wrongly would: its seals are whole."""
+    root = zarr.open_group(path, mode="r+")
+    array = root[name]
+    assert isinstance(array, zarr.Array)
+    assert array.shards is not None
+    values, tokens = np.asarray(array[...]), array.shards[2]
+    values[0, head] += by
+    for file in (path / name / "c").rglob("*"):
+        if file.is_file():
+            key = str(file.relative_to(path))
+            layer, _, place = map(int, key.rpartition("/c/")[2].split("/"))
+            part = values[layer * array.shards[0] :][: array.shards[0], :, place * tokens : (place + 1) * tokens]
+            used = int(np.isfinite(part[0, 0]).sum())
+            layout = {"inner": array.chunks[2], "used": used, "axis": 2, "layers": array.shards[0]}
+            identity = str(root.attrs["identity"])
+            store_zarr_shard(array, key, encode(part, **layout, place=place_of(identity, key)))
 
 
 def test_a_sound_atlas_with_a_pending_pack(atlas: Path) -> None:
@@ -57,9 +78,10 @@ def test_values_that_are_not_finite(atlas: Path) -> None:
 
 
 def test_rows_that_do_not_sum_to_one(atlas: Path) -> None:
-    array = edit(atlas, "self/log_sum_exp")
-    array[0, 1, :] = np.asarray(array[0, 1, :]) + 0.01
-    assert "head 1" in failed(atlas)["row sums"][0]
+    shift(atlas, "self/log_sum_exp", head=1, by=0.01)
+    problems = failed(atlas)
+    assert set(problems) == {"row sums"}
+    assert "head 1" in problems["row sums"][0]
 
 
 def test_large_scores_are_given_their_rounding_and_no_more(tmp_path: Path) -> None:
@@ -71,8 +93,7 @@ def test_large_scores_are_given_their_rounding_and_no_more(tmp_path: Path) -> No
     sums = next(check for check in verify(tmp_path / "atlas.zarr").checks if check.name == "row sums")
     assert sums.passed
     assert "rounding" in sums.notes[0]
-    array = edit(tmp_path / "atlas.zarr", "self/log_sum_exp")
-    array[0, 1, :] = np.asarray(array[0, 1, :]) + 0.01
+    shift(tmp_path / "atlas.zarr", "self/log_sum_exp", head=1, by=0.01)
     assert "head 1" in failed(tmp_path / "atlas.zarr")["row sums"][0]
 
 
@@ -85,4 +106,5 @@ def test_a_missing_array(atlas: Path) -> None:
     group = zarr.open_group(atlas, mode="r+", use_consolidated=False)
     del group["self/log_sum_exp"]
     zarr.consolidate_metadata(group.store)
+    seal_root(group.store)
     assert failed(atlas) == {"arrays": ("self/log_sum_exp is missing",)}

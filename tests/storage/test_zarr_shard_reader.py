@@ -19,8 +19,14 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 from attlas.errors import CorruptAtlasError
 from attlas.storage import zarr_shard_reader as shard_reader
 from attlas.storage.zarr_shard_reader import KeptChunks, ZarrShardReader, ZarrShardReaders
-from attlas.storage.zarr_shards import CRC, encode, store_zarr_shard
+from attlas.storage.zarr_shards import CRC, encode, place_of, store_zarr_shard, zarr_shard_key
 from tests.storage.test_zarr_shards import FEATURES, HEADS, INNER, TOKENS, stored
+
+
+def put(array: zarr.Array[Any], coordinates: tuple[int, ...], values: Any, **layout: int) -> None:
+    """Write one Zarr shard, sealed for its place in an atlas without a name."""
+    key = zarr_shard_key(array, coordinates)
+    store_zarr_shard(array, key, encode(values, **layout, place=place_of("", key)))
 
 
 def test_rows_run_over_shards_and_arrays_without_heads_or_features_are_read_too() -> None:
@@ -31,21 +37,22 @@ def test_rows_run_over_shards_and_arrays_without_heads_or_features_are_read_too(
     )  # fmt: skip
     for shard in range(3):
         part = values[:, shard * 8 : (shard + 1) * 8]
-        store_zarr_shard(array, (0, shard), encode(part, inner=4, used=8, axis=1, layers=2))
-    reader = ZarrShardReader(array)
+        put(array, (0, shard), part, inner=4, used=8, axis=1, layers=2)
+    reader = ZarrShardReader(array, "")
     np.testing.assert_array_equal(reader.read(1, None, np.arange(5, 22)), values[1, 5:22])
     np.testing.assert_array_equal(reader.read(0, None, np.array([23, 2, 9])), values[0, [23, 2, 9]])
 
 
-def test_a_shard_that_was_never_written_holds_the_fill_value() -> None:
+def test_a_shard_that_is_not_there_is_an_error_and_never_the_fill_value() -> None:
     array = zarr.create_array(
         MemoryStore(), name="k", shape=(2, HEADS, TOKENS, FEATURES), dtype="f4", chunks=(1, 1, INNER, FEATURES),
         shards=(1, HEADS, TOKENS, FEATURES), compressors=[Crc32cCodec()], fill_value=7,
     )  # fmt: skip
-    reader, rows = ZarrShardReader(array), np.arange(TOKENS)
-    np.testing.assert_array_equal(reader.read(1, None, rows), np.full((HEADS, TOKENS, FEATURES), 7))
+    reader, rows = ZarrShardReader(array, ""), np.arange(TOKENS)
+    with pytest.raises(CorruptAtlasError, match="k/c/1/0/0/0 is committed and not there"):
+        reader.read(1, None, rows)
     ones = np.ones((1, HEADS, TOKENS, FEATURES), dtype="f4")
-    store_zarr_shard(array, (1, 0, 0, 0), encode(ones, inner=INNER, used=TOKENS, axis=2, layers=1))
+    put(array, (1, 0, 0, 0), ones, inner=INNER, used=TOKENS, axis=2, layers=1)
     np.testing.assert_array_equal(reader.read(1, None, rows), ones[0])  # it has come meanwhile
 
 
@@ -68,7 +75,7 @@ class CountingStore(WrapperStore[Store]):
 
 def test_neighbouring_chunks_are_one_read_and_an_index_is_read_once() -> None:
     array, _ = stored(MemoryStore(), layers=6, span=6, used=TOKENS)
-    reader = ZarrShardReader(zarr.open_array(CountingStore(array.store), path="q", mode="r+"))
+    reader = ZarrShardReader(zarr.open_array(CountingStore(array.store), path="q", mode="r+"), "")
     store = reader.array.store
     assert isinstance(store, CountingStore)
     before = store.gets
@@ -87,13 +94,13 @@ def test_of_several_layers_only_one_is_read(tmp_path: Path) -> None:
     raw, rows = bytearray(file.read_bytes()), np.arange(TOKENS)
     raw[5] ^= 1  # of layer 0
     file.write_bytes(raw)
-    np.testing.assert_array_equal(ZarrShardReader(array).read(1, None, rows), values[1])
-    with pytest.raises(CorruptAtlasError, match="a chunk of q is damaged"):
-        ZarrShardReader(array).read(0, None, rows)
+    np.testing.assert_array_equal(ZarrShardReader(array, "").read(1, None, rows), values[1])
+    with pytest.raises(CorruptAtlasError, match="a chunk of q/c/0/0/0/0 is damaged"):
+        ZarrShardReader(array, "").read(0, None, rows)
     raw[-9] ^= 1
     file.write_bytes(raw)
-    with pytest.raises(CorruptAtlasError, match="index of a shard of q is damaged"):
-        ZarrShardReader(array).read(1, None, rows)
+    with pytest.raises(CorruptAtlasError, match="q/c/0/0/0/0 is damaged, or is not the file that was written there"):
+        ZarrShardReader(array, "").read(1, None, rows)
 
 
 def test_an_array_of_another_layout_is_read_by_zarr() -> None:
@@ -102,7 +109,7 @@ def test_an_array_of_another_layout_is_read_by_zarr() -> None:
         MemoryStore(), name="q", data=values, chunks=(1, 1, INNER, FEATURES), shards=(2, HEADS, 8, FEATURES)
     )
     np.testing.assert_array_equal(
-        ZarrShardReader(array).read(3, np.array([1, 0]), np.arange(3, 11)), values[3, ::-1, 3:11]
+        ZarrShardReader(array, "").read(3, np.array([1, 0]), np.arange(3, 11)), values[3, ::-1, 3:11]
     )
 
 
@@ -133,9 +140,9 @@ def test_shards_of_a_long_array_are_read_together(monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     for shard in range(4):
         part = values[:, shard * 8 : (shard + 1) * 8]
-        store_zarr_shard(array, (0, shard), encode(part, inner=4, used=8, axis=1, layers=1))
+        put(array, (0, shard), part, inner=4, used=8, axis=1, layers=1)
     before = store.trips
-    np.testing.assert_array_equal(ZarrShardReader(array).read(0, None, np.arange(1, 31)), values[0, 1:31])
+    np.testing.assert_array_equal(ZarrShardReader(array, "").read(0, None, np.arange(1, 31)), values[0, 1:31])
     assert store.trips - before == trips
 
 
@@ -178,7 +185,7 @@ def test_chunks_are_kept_up_to_a_number_of_bytes_and_not_pickled() -> None:
 
 def test_what_is_read_may_be_written_into_without_harm_to_what_is_kept() -> None:
     array, values = stored(MemoryStore(), layers=1, span=1, used=TOKENS)
-    reader = ZarrShardReader(array, KeptChunks())
+    reader = ZarrShardReader(array, "", KeptChunks())
     for _ in range(3):
         found = reader.read(0, None, np.arange(INNER))
         np.testing.assert_array_equal(found, values[0][:, :INNER])

@@ -95,8 +95,8 @@ def probe_stages(
     layout = ModelLayout(calls=_number_layers(calls), position_offset=None)
     if rotary_depends_on_length(config):
         return layout
-    told = replace(layout, position_offset=run.position_offset(inputs, hidden))
-    return told if told.packable and run.keeps_documents_apart(told) else layout
+    positioned = replace(layout, position_offset=run.position_offset(inputs, hidden))
+    return positioned if positioned.packable and run.keeps_documents_apart(positioned) else layout
 
 
 def own_layout(layout: ModelLayout, modules: Collection[str]) -> ModelLayout:
@@ -185,9 +185,9 @@ class _Run:
         ids = inputs["input_ids"]
         for offset in candidates:
             positions = torch.arange(ids.shape[1])[None] + offset
-            told = {"position_ids": positions, "attention_mask": torch.ones_like(ids)}
+            explicit = {"position_ids": positions, "attention_mask": torch.ones_like(ids)}
             try:
-                found, _ = self.captured(inputs | told)
+                found, _ = self.captured(inputs | explicit)
             except TypeError:  # forward has no such parameter
                 return None
             except IndexError:  # past the end of a table of learned positions: not this offset
@@ -196,7 +196,7 @@ class _Run:
             if error > SAME_RUN:
                 continue
             # told the first position for every token, a model that listens to positions gives something else
-            still, _ = self.captured(inputs | told | {"position_ids": positions[:, :1].expand_as(ids)})
+            still, _ = self.captured(inputs | explicit | {"position_ids": positions[:, :1].expand_as(ids)})
             if _relative_error(still, hidden) > 10 * max(error, 1e-7):
                 return offset
         return None

@@ -66,7 +66,7 @@ class ModelSource:
         """Read each as given; raises InputError. What an object holds is looked at where it is loaded, see `unwrap`."""
         if is_path(model):
             model = model if isinstance(model, str) else Path(model)
-        if isinstance(model, str) and not model:
+        if isinstance(model, str) and not model.strip():
             raise refuse(model, "model", WHAT_A_MODEL_IS)
         if not (tokenizer is None or isinstance(tokenizer, str | Path | PreTrainedTokenizerBase)):
             raise refuse(tokenizer, "tokenizer", "give a transformers tokenizer, or where to find one")

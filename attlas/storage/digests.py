@@ -1,0 +1,160 @@
+"""Digests of what is written when an atlas is made: its metadata, and the columns whose values are known then.
+
+What is read is held against them: a flipped digit of a score rule, a file put in the place of another, and a chunk
+that is gone, for which zarr gives the fill value, are then errors and never numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.group import GroupMetadata
+from zarr.core.sync import sync
+from zarr.storage import StorePath
+
+from attlas.errors import CorruptAtlasError, first_line
+
+__all__ = ["checked", "column_digests", "digest_of", "read_columns", "read_parts", "read_root", "seal_root"]
+
+SIZE = 8
+ROOT = "zarr.json"
+BROKEN = (ValueError, RuntimeError, TypeError, KeyError, IndexError, OverflowError, MemoryError, AttributeError)
+"""What zarr and its codecs raise over bytes that are not what they should be."""
+
+
+def digest_of(values: NDArray[Any]) -> str:
+    """A short digest of an array's dtype, shape and values; texts by their characters."""
+    hashed = hashlib.blake2b(f"{values.shape}".encode(), digest_size=SIZE)
+    if values.dtype.kind in "OUT":
+        texts = [str(text).encode("utf-8", "surrogatepass") for text in values.ravel()]
+        hashed.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())
+        hashed.update(b"".join(texts))
+    else:
+        hashed.update(values.dtype.newbyteorder("<").str.encode())
+        hashed.update(np.ascontiguousarray(values).tobytes())
+    return hashed.hexdigest()
+
+
+def column_digests(values: NDArray[Any], rows: int) -> list[str]:
+    """The digest of every `rows` places of the first axis, which a chunk of the store holds."""
+    return [digest_of(values[begin : begin + rows]) for begin in range(0, max(len(values), 1), rows)]
+
+
+def checked(path: str, values: NDArray[Any], wanted: str) -> NDArray[Any]:
+    """Values whose digest is the wanted one; raises CorruptAtlasError."""
+    if digest_of(values) != wanted:
+        raise CorruptAtlasError(
+            f"{path} is damaged, lost or not what was written there: put the file back, or capture it again; "
+            "attlas verify lists all that is wrong"
+        )
+    return values
+
+
+def read_columns(root: zarr.Group, parts: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Columns of the store, or parts of them, all asked for at once, each held against its digest.
+
+    parts: path -> a slice of the first axis, or ... for the whole array. Raises CorruptAtlasError.
+    """
+    return read_parts(root, {path: (path, part) for path, part in parts.items()})
+
+
+def read_parts(root: zarr.Group, parts: Mapping[str, tuple[str, Any]]) -> dict[str, NDArray[Any]]:
+    """As `read_columns`, several parts of one column too: name -> (path, part)."""
+    digests: Any = root.attrs.get("digests", {})
+    group = root._async_group
+
+    async def one(path: str, part: Any) -> NDArray[Any]:
+        try:
+            array = await group.getitem(path)
+        except KeyError as error:
+            raise CorruptAtlasError(f"the atlas has no {path}: see attlas verify") from error
+        assert isinstance(array, zarr.AsyncArray)
+        wanted, rows = digests.get(path), array.chunks[0]
+        begin, stop, _ = (slice(None) if part is ... else part).indices(array.shape[0])
+        if wanted is None:
+            return np.asarray(await _decoded(path, array, part))
+        low, high = begin // rows * rows, min(-(-stop // rows) * rows, array.shape[0])
+        values = np.asarray(await _decoded(path, array, slice(low, high)))
+        for chunk in range(low // rows, -(-high // rows)):
+            checked(path, values[chunk * rows - low : (chunk + 1) * rows - low], wanted[chunk])
+        return values[begin - low : stop - low]
+
+    async def every() -> list[NDArray[Any]]:
+        return await asyncio.gather(*(one(path, part) for path, part in parts.values()))
+
+    return dict(zip(parts, sync(every()), strict=True))
+
+
+async def _decoded(path: str, array: Any, part: Any) -> Any:
+    try:
+        return await array.getitem(part)
+    except BROKEN as error:
+        raise CorruptAtlasError(
+            f"{path} cannot be read ({first_line(error)}): it is damaged; see attlas verify, and capture it again"
+        ) from error
+
+
+def seal_root(store: Store) -> None:
+    """Put the digest of all metadata beside it: the last write of an atlas that is made."""
+    metadata = _raw_root(store)
+    assert metadata is not None
+    metadata["attributes"]["digest"] = _metadata_digest(metadata)
+    text = json.dumps(metadata, ensure_ascii=False).encode()
+    sync(store.set(ROOT, default_buffer_prototype().buffer.from_bytes(text)))
+
+
+def read_root(store: Store) -> zarr.Group | None:
+    """The root group by one read, its metadata held against their digest; None where no group lies there.
+
+    A group without a digest was never finished, and has no attribute `digest`. Raises CorruptAtlasError.
+    """
+    metadata = _raw_root(store)
+    if metadata is None or metadata.get("node_type") != "group":
+        return None
+    try:
+        attributes = metadata["attributes"]
+        if "digest" in attributes and attributes["digest"] != _metadata_digest(metadata):
+            raise CorruptAtlasError(
+                "the metadata in zarr.json do not fit their digest: put the file back from a copy, or make the atlas "
+                "again with --overwrite"
+            )
+        group = zarr.Group(
+            zarr.core.group.AsyncGroup(metadata=GroupMetadata.from_dict(metadata), store_path=StorePath(store))
+        )
+    except BROKEN as error:
+        raise CorruptAtlasError(f"the metadata in zarr.json are damaged ({first_line(error)})") from error
+    return group
+
+
+def members(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Path and metadata of everything that a root's consolidated metadata holds."""
+    yield from (metadata.get("consolidated_metadata") or {}).get("metadata", {}).items()
+
+
+def _raw_root(store: Store) -> dict[str, Any] | None:
+    buffer = sync(store.get(ROOT, default_buffer_prototype()))
+    if buffer is None:
+        return None
+    try:
+        found = json.loads(buffer.to_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptAtlasError(
+            f"zarr.json is damaged ({first_line(error)}): put it back from a copy, or make the atlas again with "
+            "--overwrite"
+        ) from error
+    return found if isinstance(found, dict) else None
+
+
+def _metadata_digest(metadata: Mapping[str, Any]) -> str:
+    attributes = {name: value for name, value in metadata["attributes"].items() if name != "digest"}
+    text = json.dumps({**metadata, "attributes": attributes}, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
