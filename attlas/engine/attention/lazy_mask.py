@@ -32,7 +32,7 @@ class LazyMask:
 
     def __getattr__(self, name: str) -> Any:
         """Only what a model that handles the mask as a tensor asks for is missing; raises UnsupportedModelError."""
-        if name.startswith("_") or not hasattr(torch.Tensor, name):
+        if name.startswith("_") or name == "to" or not hasattr(torch.Tensor, name):  # accelerate asks what can be moved
             raise AttributeError(name)
         raise UnsupportedModelError(
             f"the model makes a mask of its own from the one it is given (it asks for {name}), from which no key "
