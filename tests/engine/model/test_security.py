@@ -267,3 +267,26 @@ def test_a_shard_is_cut_from_the_same_files(trap: Trap) -> None:
     with pytest.raises(UnsupportedModelError, match="pickle"):
         load_shard(trap.folder, stacks, 0, 1)
     trap.assert_not_sprung()
+
+
+def test_a_configuration_given_as_it_is_leads_to_no_question(trap: Trap) -> None:
+    """Behind the door where configurations are cleaned: a type without a class of transformers', and one of its own."""
+    config = tf.SiglipTextConfig(auto_map={"AutoModel": f"{trap.folder}--evil.EvilModel"})
+    with pytest.raises(UnsupportedModelError, match="cannot build a model of type siglip_text_model"):
+        meta_model(config)
+    trap.assert_not_sprung()
+
+
+def test_what_transformers_is_told_of_weights(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hub id, whose files are not here to be looked at before: these two decide alone."""
+    told: dict[str, Any] = {}
+    load = tf.AutoModel.from_pretrained
+
+    def recorded(**options: Any) -> Any:
+        told.update(options)
+        return load(**options)
+
+    monkeypatch.setattr("attlas.engine.model.load.AutoModel.from_pretrained", recorded)
+    load_model(trap.folder)
+    assert told["trust_remote_code"] is False
+    assert told["use_safetensors"] is True
