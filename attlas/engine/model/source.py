@@ -105,8 +105,6 @@ def _forget_code(config: PreTrainedConfig) -> None:
 
     A model of several parts is built from the configurations inside, for which transformers asks on the terminal.
     """
-    config._attn_implementation = None
-    config._experts_implementation = None
     for one in _configs(config):
         for name in ("auto_map", "custom_pipelines", "transformers_weights"):
             if name in vars(one):

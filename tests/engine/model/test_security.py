@@ -44,6 +44,12 @@ class Trap:
 
     def __init__(self, folder: Path, mark: Path) -> None:
         self.folder, self.mark = folder, mark
+        self.questions: list[Any] = []
+
+    def answer(self, *question: Any) -> str:
+        """As somebody does who says yes to everything."""
+        self.questions.append(question)
+        return "y"
 
     def config(self, **settings: Any) -> None:
         found = json.loads((self.folder / "config.json").read_text())
@@ -51,6 +57,7 @@ class Trap:
 
     def assert_not_sprung(self) -> None:
         assert not self.mark.exists(), "code of the folder ran"
+        assert self.questions == [], "somebody was asked"
 
 
 @pytest.fixture
@@ -58,7 +65,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trap:
     found = Trap(tmp_path / "model", tmp_path / "mark")
     build_model(BY_NAME["llama"]).save_pretrained(found.folder)
     (found.folder / "evil.py").write_text(EVIL.format(mark=str(found.mark)))
-    monkeypatch.setattr("builtins.input", lambda *_: "y")  # as somebody does who answers every question so
+    monkeypatch.setattr("builtins.input", found.answer)
     return found
 
 
@@ -103,18 +110,14 @@ def test_a_known_model_is_loaded_without_the_folders_classes(trap: Trap, door: s
     trap.assert_not_sprung()
 
 
-def test_the_folders_classes_for_a_part_are_not_asked_for(trap: Trap) -> None:
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_the_folders_classes_for_a_part_are_not_asked_for(trap: Trap, part: str) -> None:
     """A part whose type has no class for AutoModel: transformers would ask, in the midst of building the whole."""
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     whole = tf.LlavaConfig(
         text_config=tf.LlamaConfig(**GQA), vision_config=tf.CLIPVisionConfig(**vision, image_size=16, patch_size=8)
     ).to_dict()
-    without_class = next(
-        name for name, cls in tf.CONFIG_MAPPING.items() if cls not in tf.MODEL_MAPPING and "text" in name
-    )
-    whole["text_config"] = {
-        "model_type": without_class, "auto_map": {"AutoModel": f"{trap.folder}--evil.EvilModel"},
-    }  # fmt: skip
+    whole[part] = {"model_type": "siglip_text_model", "auto_map": {"AutoModel": f"{trap.folder}--evil.EvilModel"}}
     (trap.folder / "config.json").write_text(json.dumps(whole))
     for door in ("model", "plan"):
         with pytest.raises((InputError, UnsupportedModelError)):
@@ -264,3 +267,26 @@ def test_a_shard_is_cut_from_the_same_files(trap: Trap) -> None:
     with pytest.raises(UnsupportedModelError, match="pickle"):
         load_shard(trap.folder, stacks, 0, 1)
     trap.assert_not_sprung()
+
+
+def test_a_configuration_given_as_it_is_leads_to_no_question(trap: Trap) -> None:
+    """Behind the door where configurations are cleaned: a type without a class of transformers', and one of its own."""
+    config = tf.SiglipTextConfig(auto_map={"AutoModel": f"{trap.folder}--evil.EvilModel"})
+    with pytest.raises(UnsupportedModelError, match="cannot build a model of type siglip_text_model"):
+        meta_model(config)
+    trap.assert_not_sprung()
+
+
+def test_what_transformers_is_told_of_weights(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hub id, whose files are not here to be looked at before: these two decide alone."""
+    told: dict[str, Any] = {}
+    load = tf.AutoModel.from_pretrained
+
+    def recorded(**options: Any) -> Any:
+        told.update(options)
+        return load(**options)
+
+    monkeypatch.setattr("attlas.engine.model.load.AutoModel.from_pretrained", recorded)
+    load_model(trap.folder)
+    assert told["trust_remote_code"] is False
+    assert told["use_safetensors"] is True
