@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from attlas.errors import CorruptAtlasError, first_line
 from attlas.parse import parse_callback, parse_count
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
 from attlas.storage.commits import COMMITTED
-from attlas.storage.digests import BROKEN, read_columns
+from attlas.storage.damage import committed_packs, damage_of, dims_of, pack_range
 from attlas.storage.factors import Factor
 from attlas.storage.lazy import DocumentRows, LazyAttention
 from attlas.storage.stores import Where
-from attlas.storage.zarr_shard_reader import ZarrShardReader, ZarrShardReaders
-from attlas.storage.zarr_shards import CRC, SEAL, chunks_fit, place_of, takes_raw_zarr_shards, unsealed, zarr_shard_key
+from attlas.storage.zarr_shard_reader import ZarrShardReaders
 
 __all__ = ["Check", "VerifyReport", "verify"]
 
@@ -125,7 +123,7 @@ def _arrays(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
             if not isinstance(array, zarr.Array):
                 problems.append(f"{kind}/{name} is missing")
                 continue
-            found = _dims(array)
+            found = dims_of(array)
             if found != dims:
                 problems.append(f"{kind}/{name} has dims {found}, the schema says {dims}")
             wanted = _dtype(atlas, name, array)
@@ -160,10 +158,6 @@ def _same_metadata(own: Any, wanted: Any) -> bool:
     return isinstance(own, dict) and {k: v for k, v in own.items() if k not in ignored} == {
         k: v for k, v in told.items() if k not in ignored
     }
-
-
-def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
-    return tuple(str(dim) for dim in array.metadata.dimension_names or ())  # type: ignore[union-attr]
 
 
 def _dtype(atlas: Atlas, name: str, array: zarr.Array[Any]) -> str:
@@ -217,7 +211,7 @@ def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
 def _shard_keys(atlas: Atlas, array: zarr.Array[Any], dims: tuple[str, ...], pack: int) -> list[str]:
     """Chunk keys of the files that a pack's tokens lie in, of all layers."""
     token_place = next(i for i, dim in enumerate(dims) if dim.endswith("token"))
-    start, stop = _pack_range(atlas, dims[token_place], pack)
+    start, stop = pack_range(atlas, dims[token_place], pack)
     shard = array.shards or array.chunks
     size = shard[token_place]
     keys = []
@@ -229,116 +223,15 @@ def _shard_keys(atlas: Atlas, array: zarr.Array[Any], dims: tuple[str, ...], pac
     return keys
 
 
-def _pack_range(atlas: Atlas, dim: str, pack: int) -> tuple[int, int]:
-    prefix = dim.removesuffix("token")
-    return tuple(int(atlas.packs[f"{prefix}{name}"].values[pack]) for name in ("token_start", "token_stop"))  # type: ignore[return-value]
-
-
 def _checksums(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
     """Read every chunk of what is committed: Zarr shards against their seals, columns against their digests."""
     read = 0
     problems: list[str] = []
     readers = ZarrShardReaders(atlas.root)
-    for path, array in _all_arrays(atlas.root):
-        if takes_raw_zarr_shards(array):
-            size, wrong = _sealed(atlas, readers[path])
-        elif path in atlas.attrs["digests"]:
-            size, wrong = _column(atlas, path)
-        elif array.shards is not None:
-            size, wrong = _map_files(atlas, array)
-        else:
-            size, wrong = _plain(atlas, array)
+    for _path, array in _all_arrays(atlas.root):
+        size, wrong = damage_of(atlas, array, readers)
         read, problems = read + size, problems + wrong
     return _check("checksums", f"{read / 2**20:,.1f} MiB decoded", problems)
-
-
-def _sealed(atlas: Atlas, reader: ZarrShardReader) -> tuple[int, list[str]]:
-    """Bytes read of an array of sealed Zarr shards, and what is wrong with them."""
-    array, read = reader.array, 0
-    problems: list[str] = []
-    assert array.shards is not None
-    dims, step = _dims(array), array.shards[reader.axis]
-    if dims[0] == "pack":
-        asked = [(pack, 0, array.shape[1]) for pack in _committed(atlas)]
-    else:
-        ranges = [_pack_range(atlas, dims[reader.axis], pack) for pack in _committed(atlas)]
-        asked = [(layer, begin, stop) for layer in range(array.shape[0]) for begin, stop in ranges]
-    for layer, begin, stop in asked:
-        for start in range(begin // step * step, stop, step):
-            places = np.arange(max(start, begin), min(start + step, stop))
-            try:
-                read += reader.read(layer, None, places).nbytes
-            except CorruptAtlasError as error:
-                problems.append(str(error))
-    return read, list(dict.fromkeys(problems))
-
-
-def _column(atlas: Atlas, path: str) -> tuple[int, list[str]]:
-    try:
-        return read_columns(atlas.root, {path: ...})[path].nbytes, []
-    except CorruptAtlasError as error:
-        return 0, [str(error)]
-
-
-def _plain(atlas: Atlas, array: zarr.Array[Any]) -> tuple[int, list[str]]:
-    """An array that has neither seals nor digests: zarr compares the chunks' own checksums."""
-    read = 0
-    problems: list[str] = []
-    for region in _committed_regions(atlas, array):
-        try:
-            read += np.asarray(array[region]).nbytes
-        except BROKEN as error:
-            problems.append(f"{array.path}, from {[part.start for part in region]}: {first_line(error)}")
-    return read, problems
-
-
-def _map_files(atlas: Atlas, array: zarr.Array[Any]) -> tuple[int, list[str]]:
-    """The Zarr shards of a document's map against their seals; one that is not there may hold no weight but zero."""
-    document = array.attrs.get("document_id")
-    if document not in atlas:
-        return 0, []
-    assert array.shards is not None
-    kind, read = array.path.partition("/")[0], 0
-    problems: list[str] = []
-    attention = LazyAttention(atlas.rows(kind, list(atlas.documents["document_id"].values).index(document)))
-    entries = int(np.prod([a // b for a, b in zip(array.shards, array.chunks, strict=True)]))
-    for region in _committed_regions(atlas, array):
-        place = tuple(part.start // size for part, size in zip(region, array.shards, strict=True))
-        key = zarr_shard_key(array, place)
-        buffer = sync(array.store.get(key, default_buffer_prototype()))
-        try:
-            if buffer is None:
-                weights = attention.compute([np.arange(part.start, part.stop) for part in region])
-                if weights.astype(array.dtype).any():
-                    problems.append(f"{key} is committed and not there: put it back, or capture it again")
-                continue
-            raw = np.frombuffer(buffer.to_bytes(), dtype=np.uint8)
-            found = unsealed(raw[-(entries * (16 + CRC) + SEAL + CRC) :], entries, place_of(atlas.identity, key))
-            if found is None or not chunks_fit(raw, *found):
-                problems.append(f"{key} is damaged, or is not the file that was written there: capture it again")
-            read += len(raw)
-        except CorruptAtlasError as error:
-            problems.append(f"{key}: {error}")
-    return read, problems
-
-
-def _committed_regions(atlas: Atlas, array: zarr.Array[Any]) -> Iterator[tuple[slice, ...]]:
-    """The shards of an array that hold something of a committed pack; of an array about no pack, all of them."""
-    shape, size = array.shape, array.shards or array.chunks
-    dims, committed = _dims(array), _committed(atlas)
-    ranges: dict[int, list[tuple[int, int]]] = {}
-    if array.path.split("/")[0] in atlas.kinds:
-        for place, dim in enumerate(dims):
-            if dim.endswith("token"):
-                ranges[place] = [_pack_range(atlas, dim, pack) for pack in committed]
-            elif dim == "pack":
-                ranges[place] = [(pack, pack + 1) for pack in committed]
-        if "/maps/" in array.path and array.attrs.get("document_id", next(iter(atlas), None)) not in atlas:
-            return
-    for corner in itertools.product(*(range(0, n, step) for n, step in zip(shape, size, strict=True))):
-        region = tuple(slice(c, min(c + step, n)) for c, step, n in zip(corner, size, shape, strict=True))
-        if all(any(begin < region[i].stop and end > region[i].start for begin, end in r) for i, r in ranges.items()):
-            yield region
 
 
 def _all_arrays(group: zarr.Group) -> list[tuple[str, zarr.Array[Any]]]:
@@ -351,7 +244,7 @@ def _all_arrays(group: zarr.Group) -> list[tuple[str, zarr.Array[Any]]]:
 def _values(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
     """Factors and statistics are finite, and key intervals lie in their documents."""
     problems, rows_seen = [], 0
-    for pack in _committed(atlas):
+    for pack in committed_packs(atlas):
         for kind, arrays in _expected(atlas).items():
             layers = atlas.layers(kind)
             for layer, (name, dims) in itertools.product(range(len(layers)), arrays.items()):
@@ -359,7 +252,7 @@ def _values(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
                 assert isinstance(array, zarr.Array)
                 place = next(i for i, dim in enumerate(dims) if dim.endswith("token"))
                 step = (array.shards or array.chunks)[place]
-                begin, end = _pack_range(atlas, dims[place], pack)
+                begin, end = pack_range(atlas, dims[place], pack)
                 for start in range(begin, end, step):
                     region: list[Any] = [layer] + [slice(None)] * (array.ndim - 1)
                     region[place] = slice(start, min(start + step, end))
@@ -518,10 +411,6 @@ def _pages(atlas: Atlas) -> list[tuple[str, str, DocumentRows]]:
         if document in committed
         for kind in atlas.kinds
     ]
-
-
-def _committed(atlas: Atlas) -> list[int]:
-    return [int(i) for i in np.flatnonzero(atlas.packs["state"].values == COMMITTED)]
 
 
 def _check(name: str, examined: str, problems: list[str], notes: list[str] | None = None) -> Check:
