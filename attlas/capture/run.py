@@ -11,10 +11,12 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from attlas.actors.layout import Layout
+from attlas.capture.full import telling_when_full
 from attlas.capture.in_process import Runs, in_process
 from attlas.capture.plan import CapturePlan, plan_capture
 from attlas.engine.model.layout import KindLayout, factor_span, layer_span
 from attlas.engine.model.load import LoadedModel
+from attlas.engine.model.shape import shape_of
 from attlas.engine.model.source import ModelSource
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import name_pack
@@ -25,7 +27,7 @@ from attlas.errors import InputError, PacksFailedError
 from attlas.parse import parse_choice, parse_flag, refuse
 from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
-from attlas.storage.stores import is_empty, open_store, store_name
+from attlas.storage.stores import is_empty, open_writable, store_name
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 if TYPE_CHECKING:
@@ -123,7 +125,8 @@ def capture(
     if progress is not None and not callable(progress):
         raise refuse(progress, "progress", "give a function that takes an attlas.progress.CaptureProgress")
     layout.check_reaches(store)
-    going_on = resume and not is_empty(open_store(store, storage_options=storage_options))
+    place = open_writable(store, storage_options=storage_options)
+    going_on = resume and not is_empty(place)
     spans = stored_spans(store, storage_options=storage_options) if going_on else None
     with _ready(source, budget, layout, spans) as runs:
         plan = plan_capture(
@@ -152,11 +155,13 @@ def capture(
             options=rows.record(),
             map_dtype=map_dtype,
         )
+        shape = shape_of(runs.loaded.model, dtype=plan.kinds[0].dtype)
         if going_on:
             writer = AtlasWriter.reopen(store, spec, storage_options=storage_options)
         else:
-            writer = AtlasWriter.create(store, spec, storage_options=storage_options, overwrite=overwrite)
-        with _removed_if_nothing_committed(writer):
+            with telling_when_full(place, spec, shape, pending=lambda: plan.packs):
+                writer = AtlasWriter.create(store, spec, storage_options=storage_options, overwrite=overwrite)
+        with _removed_if_nothing_committed(writer), telling_when_full(place, spec, shape, pending=writer.pending_packs):
             failed = runs.run(
                 plan.packs, plan.documents, writer, store, storage_options=storage_options,
                 pack_documents=plan.pack_documents, chunk_tokens=plan.sizes.chunk_tokens, progress=progress,

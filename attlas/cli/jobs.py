@@ -32,9 +32,10 @@ class Sample(click.ParamType[str]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value).strip()
-        if re.fullmatch(r"[1-9]\d*|\d+(\.\d+)?%", text):
+        share = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+        if re.fullmatch(r"[1-9]\d*", text) or (share is not None and 0 < float(share[1]) <= 100):
             return text
-        return self.fail(f"{text!r} is no number of rows: write 2000, or 5%", param, ctx)
+        return self.fail(f"{text!r} is no number of rows: write 2000, or 5%, and 100% at most", param, ctx)
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -11,7 +12,7 @@ from attlas.engine.passage.selection import parse_selection
 from attlas.errors import InputError
 from attlas.parse import parse_bytes, parse_shards
 
-__all__ = ["INDICES", "LAYERS", "MEMORY", "QUERIES", "SHARDS", "Parsed"]
+__all__ = ["INDICES", "LAYERS", "MEMORY", "OUTPUT", "QUERIES", "SHARDS", "Parsed"]
 
 
 class Parsed(click.ParamType[Any]):
@@ -35,3 +36,19 @@ INDICES = Parsed("range", lambda value: parse_selection(value, "range", random=F
 QUERIES = Parsed("rows", lambda value: parse_selection(value, "queries"))
 MEMORY = Parsed("size", lambda value: parse_bytes(value, "size"))
 SHARDS = Parsed("N|auto", parse_shards)
+
+
+class Output(click.Path):
+    """A file to be written: its folder is there, which is told before anything is computed."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"{str(path)!r}: there is no folder {str(path.parent)!r}: make it first", param, ctx)
+        return path
+
+
+OUTPUT = Output()

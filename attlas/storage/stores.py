@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
-from attlas.errors import CorruptAtlasError, InputError, StoreMissingError
+from attlas.errors import CorruptAtlasError, InputError, StoreAccessError, StoreMissingError, first_line
 from attlas.parse import parse_mapping, refuse
 from attlas.storage.digests import read_root
+from attlas.storage.remote import RemoteStore
 from attlas.storage.schema import VERSION
+from attlas.storage.zipped import ZippedStore
 
 __all__ = [
     "Where",
@@ -24,6 +28,7 @@ __all__ = [
     "is_empty",
     "open_root",
     "open_store",
+    "open_writable",
     "store_bytes",
     "store_name",
 ]
@@ -34,14 +39,15 @@ _MEMORY: dict[str, MemoryStore] = {}
 
 
 def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """A zarr store for a folder (`file://` too), `memory://name` of this process, an fsspec URL or a zarr store itself.
+    """A zarr store for a folder (`~`, `file://` too), a zipped atlas (to be read), `memory://name` of this process, an
+    fsspec URL or a zarr store itself.
 
-    storage_options: what fsspec needs to reach the URL (key, secret, endpoint). Raises InputError where the protocol is
-    unknown or its package is missing.
+    storage_options: what fsspec needs to reach the URL (key, secret, endpoint). Raises InputError where it is no place,
+    its protocol is unknown or its package is missing.
     """
     if isinstance(where, Store):
         return where
-    if not isinstance(where, str | Path) or not str(where):
+    if not isinstance(where, str | Path) or not str(where).strip() or "\0" in str(where):
         raise refuse(where, "the store", "give a folder, a URL, memory://name, or a zarr store")
     parse_mapping(storage_options, "storage_options")
     text = str(where)
@@ -49,14 +55,40 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
         return _MEMORY.setdefault(text.removeprefix("memory://"), MemoryStore())
     text = text.removeprefix("file://")  # LocalStore puts files whole, which fsspec's does not
     if "://" in text:
-        try:
-            # cached listings would show what another process, or this one, has changed since
-            return FsspecStore.from_url(text, storage_options={"use_listings_cache": False, **(storage_options or {})})
-        except (ImportError, ValueError) as error:
-            raise InputError(f"cannot open {text}: {error} -- for s3:// install attlas[s3]") from error
+        return RemoteStore.at(text, storage_options or {})
     if storage_options:
         raise InputError(f"storage options are for URLs, and {text} is a local folder: leave them out")
-    return LocalStore(text)
+    return _open_local(text)
+
+
+def open_writable(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> Store:
+    """As `open_store`, to write into; raises InputError where the place is read-only."""
+    store = open_store(where, storage_options=storage_options)
+    if store.read_only:
+        raise InputError(f"{store_name(where)} is read-only: choose another place for the atlas")
+    if isinstance(store, LocalStore):
+        standing = next((one for one in (store.root, *store.root.absolute().parents) if one.exists()), Path("/"))
+        if not standing.is_dir():
+            raise InputError(f"{standing} is a file: an atlas is a folder, choose another name")
+        if not os.access(standing, os.W_OK | os.X_OK):
+            raise InputError(f"{standing} is read-only: choose another place for the atlas")
+        if store.root.suffix.lower() == ".zip" and not store.root.exists():
+            raise InputError(f"{store.root} names a zip file, which is only read: capture into a folder and zip that")
+    return store
+
+
+def _open_local(text: str) -> Store:
+    try:
+        path = Path(text).expanduser()
+        if path.is_file():
+            if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
+                return ZippedStore.at(path)
+            raise InputError(f"{text} is a file: an atlas is a folder, choose another name")
+    except PermissionError as error:
+        raise StoreAccessError(f"{text} may not be read: see who owns it, and what is allowed") from error
+    except (OSError, RuntimeError) as error:  # a name too long; a home that nobody has
+        raise InputError(f"{text!r} is no name of a folder ({first_line(error)}): choose another") from error
+    return LocalStore(path)
 
 
 def store_name(where: Where) -> str:
@@ -65,8 +97,6 @@ def store_name(where: Where) -> str:
 
 def is_empty(store: Store) -> bool:
     """Whether nothing lies in the store."""
-    if isinstance(store, LocalStore) and Path(store.root).is_file():
-        raise InputError(f"{store.root} is a file: an atlas is a folder, choose another name")
     return bool(sync(store.is_empty("")))
 
 
@@ -87,15 +117,19 @@ def delete_store(store: Store) -> None:
 
 def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None, mode: str = "r") -> zarr.Group:
     """The root group of an atlas; raises StoreMissingError where there is none."""
-    store = open_store(where, storage_options=storage_options)
-    if isinstance(store, LocalStore) and not Path(store.root).exists():
-        raise StoreMissingError(f"there is no atlas at {store_name(where)}: make one with attlas capture")
+    store = (open_store if mode == "r" else open_writable)(where, storage_options=storage_options)
     try:
+        if isinstance(store, LocalStore) and not store.root.exists():
+            raise StoreMissingError(f"there is no atlas at {store_name(where)}: make one with attlas capture")
         root = _atlas_group(store)
+        if root is None:
+            raise StoreMissingError(_what_lies_there(store, store_name(where)))
     except CorruptAtlasError as error:
         raise CorruptAtlasError(f"{store_name(where)}: {error}") from error
-    if root is None:
-        raise StoreMissingError(f"{store_name(where)} holds no atlas of schema {VERSION}")
+    except PermissionError as error:
+        raise StoreAccessError(
+            f"{store_name(where)} may not be read ({first_line(error)}): see who owns it, and what is allowed"
+        ) from error
     if mode != "r":
         root = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
     if "digest" not in root.attrs:  # written last of all when an atlas is made
@@ -115,6 +149,20 @@ def _atlas_group(store: Store) -> zarr.Group | None:
             raise
         return None
     return root if root is not None and root.attrs.get("attlas_version") == VERSION else None
+
+
+def _what_lies_there(store: Store, name: str) -> str:
+    """What a place is that holds no atlas of this schema, and what to do."""
+    try:
+        group = read_root(store)
+    except CorruptAtlasError:
+        group = None
+    version = None if group is None else group.attrs.get("attlas_version")
+    if version is not None:
+        return f"{name} holds an atlas of schema {version}, and this attlas reads {VERSION}: capture it again elsewhere"
+    if name.endswith(".zip") and "://" in name:
+        return f"{name} cannot be read as an atlas: fetch the file, and open it here"
+    return f"{name} holds no atlas of schema {VERSION}: check the name, or capture one under a new name"
 
 
 def store_bytes(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> int:

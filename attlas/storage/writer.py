@@ -26,7 +26,7 @@ from attlas.storage.array_spec import ArraySpec
 from attlas.storage.commits import COMMITTED, PackRecord, Records
 from attlas.storage.digests import column_digests, seal_root
 from attlas.storage.pack_writer import PackWriter
-from attlas.storage.stores import Where, delete_store, holds_atlas, is_empty, open_root, open_store, store_name
+from attlas.storage.stores import Where, delete_store, holds_atlas, is_empty, open_root, open_writable, store_name
 from attlas.storage.tiers import TIERS
 
 __all__ = ["AtlasSpec", "AtlasWriter", "stored_spans"]
@@ -86,12 +86,12 @@ class AtlasWriter:
         _check_documents(spec.documents, spec.packs)
         arrays = list(_arrays(spec))
         attributes = _attributes(spec) | {"identity": uuid.uuid4().hex, "digests": _digests(arrays)}
-        store = open_store(where, storage_options=storage_options)
+        store = open_writable(where, storage_options=storage_options)
         if not is_empty(store):
-            if not overwrite:
-                raise StoreExistsError(f"{store_name(where)} exists: add --resume to go on, --overwrite to replace it")
             if not holds_atlas(store):
                 raise StoreExistsError(f"{store_name(where)} holds something that is not an atlas: choose another name")
+            if not overwrite:
+                raise StoreExistsError(f"{store_name(where)} exists: add --resume to go on, --overwrite to replace it")
             delete_store(store)
         try:
             root = zarr.open_group(store, mode="w", zarr_format=3, attributes={"attlas_version": schema.VERSION})
