@@ -13,6 +13,7 @@ __all__ = [
     "NoMemoryError",
     "NotFiniteError",
     "PacksFailedError",
+    "StoreBusyError",
     "StoreExistsError",
     "StoreMissingError",
     "TierError",
@@ -70,6 +71,10 @@ class NotFiniteError(AttlasError, ArithmeticError):
 
 class StoreExistsError(AttlasError, FileExistsError):
     """The store to be written holds something already."""
+
+
+class StoreBusyError(AttlasError, BlockingIOError):
+    """The store is written by another writer, or was taken over by one."""
 
 
 class StoreMissingError(AttlasError, FileNotFoundError):

@@ -29,7 +29,8 @@ from attlas.errors import DisagreementError, InputError, first_line
 from attlas.storage import AtlasSpec, AtlasWriter, open_atlas
 from attlas.storage.factors import FACTORS
 from attlas.storage.pack_writer import to_stored
-from attlas.storage.stores import delete_store, open_store
+from attlas.storage.occupant import delete_store
+from attlas.storage.stores import open_store
 
 __all__ = ["RAW", "bench_store"]
 

@@ -25,7 +25,8 @@ from attlas.errors import InputError, PacksFailedError
 from attlas.parse import parse_choice, parse_flag, refuse
 from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
-from attlas.storage.stores import is_empty, open_store, store_name
+from attlas.storage.occupant import refuse_to_make
+from attlas.storage.stores import open_store, store_name
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 if TYPE_CHECKING:
@@ -123,7 +124,10 @@ def capture(
     if progress is not None and not callable(progress):
         raise refuse(progress, "progress", "give a function that takes an attlas.progress.CaptureProgress")
     layout.check_reaches(store)
-    going_on = resume and not is_empty(open_store(store, storage_options=storage_options))
+    there = refuse_to_make(
+        open_store(store, storage_options=storage_options), store_name(store), overwrite=overwrite or resume
+    )
+    going_on = resume and there not in {"empty", "begun"}
     spans = stored_spans(store, storage_options=storage_options) if going_on else None
     with _ready(source, budget, layout, spans) as runs:
         plan = plan_capture(
@@ -155,7 +159,7 @@ def capture(
         if going_on:
             writer = AtlasWriter.reopen(store, spec, storage_options=storage_options)
         else:
-            writer = AtlasWriter.create(store, spec, storage_options=storage_options, overwrite=overwrite)
+            writer = AtlasWriter.create(store, spec, storage_options=storage_options, overwrite=overwrite, begun=resume)
         with _removed_if_nothing_committed(writer):
             failed = runs.run(
                 plan.packs, plan.documents, writer, store, storage_options=storage_options,
@@ -225,3 +229,5 @@ def _removed_if_nothing_committed(writer: AtlasWriter) -> Iterator[None]:
     except BaseException:
         writer.discard_if_empty()
         raise
+    finally:
+        writer.close()

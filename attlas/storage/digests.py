@@ -23,7 +23,7 @@ from zarr.storage import StorePath
 
 from attlas.errors import CorruptAtlasError, first_line
 
-__all__ = ["checked", "column_digests", "digest_of", "read_columns", "read_parts", "read_root", "seal_root"]
+__all__ = ["ROOT", "checked", "column_digests", "digest_of", "read_columns", "read_parts", "read_root", "with_digest"]
 
 SIZE = 8
 ROOT = "zarr.json"
@@ -103,13 +103,10 @@ async def _decoded(path: str, array: Any, part: Any) -> Any:
         ) from error
 
 
-def seal_root(store: Store) -> None:
-    """Put the digest of all metadata beside it: the last write of an atlas that is made."""
-    metadata = _raw_root(store)
-    assert metadata is not None
-    metadata["attributes"]["digest"] = _metadata_digest(metadata)
-    text = json.dumps(metadata, ensure_ascii=False).encode()
-    sync(store.set(ROOT, default_buffer_prototype().buffer.from_bytes(text)))
+def with_digest(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A root's metadata with their digest among the attributes."""
+    plain = dict(metadata)
+    return plain | {"attributes": plain["attributes"] | {"digest": _metadata_digest(plain)}}
 
 
 def read_root(store: Store) -> zarr.Group | None:
