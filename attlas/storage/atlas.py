@@ -132,6 +132,11 @@ class Atlas(Mapping[str, xr.Dataset]):
         attributes = {name: dict(self.root[f"packs/{name}"].attrs) for name in records}
         return table.assign({name: ("pack", values, attributes[name]) for name, values in records.items()})
 
+    @cached_property
+    def committed_records(self) -> str:
+        """A digest of the records of the packs that were committed when the atlas was opened, whose rows it reads."""
+        return Records(self.root).digest(self._committed)
+
     def layers(self, kind: str) -> tuple[int, ...]:
         return tuple(int(i) for i in self.column(f"{kind}/layer"))
 

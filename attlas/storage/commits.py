@@ -135,6 +135,11 @@ class Records:
             name: checked(f"packs/{name}", values, str(digests.get(name))) for name, values in table.items()
         }
 
+    def digest(self, packs: NDArray[np.bool_]) -> str:
+        """Of the records of some packs, which change where one of them is captured again."""
+        columns = [values[packs] for _, values in sorted(self.table().items())]
+        return " ".join([digest_of(np.flatnonzero(packs)), *map(digest_of, columns)])
+
     def publish(self) -> None:
         """Write the records of a finished atlas as arrays, unless they are there; waits for packs still pending."""
         published = read_columns(self.root, {STATE: ...})[STATE]
