@@ -111,7 +111,10 @@ class Records:
         return set(places) - set(self.damaged(places))
 
     def damaged(self, places: Sequence[int]) -> dict[int, str]:
-        """Of committed packs, those whose record is not the one that was written there, with what is wrong."""
+        """Of committed packs, those whose record is not the one that was written there, with what is wrong.
+
+        The records themselves are looked at, also where the arrays of a finished atlas tell the same.
+        """
         wrong: dict[int, str] = {}
         with suppress(CorruptAtlasError):
             self._told(COMMIT, places)  # all at once, which most often is all

@@ -87,9 +87,13 @@ class Lease:
         told = read_json(self.store, LEASE)
         return isinstance(told, dict) and told.get("writer") != self.writer
 
+    def give_up(self) -> None:
+        """Write no more, also where the store can no longer be told."""
+        _LIVING.pop(self.writer, None)
+
     def release(self) -> None:
         """Take the file away, where it is this writer's."""
-        _LIVING.pop(self.writer, None)
+        self.give_up()
         if self.held:
             sync(self.store.delete(LEASE))
 

@@ -117,6 +117,7 @@ class AtlasWriter:
             put_json(store, ROOT, with_digest(metadata | {"attributes": attributes}))
             return cls(open_root(store, mode="r+"), spec, lease, created=True)
         except BaseException:
+            lease.give_up()
             settle()
             if _identity(store) == identity and not lease.another_holds:
                 delete_store(store)
