@@ -28,8 +28,8 @@ from attlas.engine.passage.rows import Rows
 from attlas.errors import DisagreementError, InputError, first_line
 from attlas.storage import AtlasSpec, AtlasWriter, open_atlas
 from attlas.storage.factors import FACTORS
-from attlas.storage.pack_writer import to_stored
 from attlas.storage.occupant import delete_store
+from attlas.storage.pack_writer import to_stored
 from attlas.storage.stores import open_store
 
 __all__ = ["RAW", "bench_store"]

@@ -42,8 +42,9 @@ class PackWriter:
 
     document_id: a document's id by its number, for its maps. layers: kind -> the model's indices of the layers that
     come to this writer; None for all. They are whole spans of the store's layers, so that several writers may write
-    one pack. before_write: called before each write; what it raises ends the pack. `flush` raises MissingAttentionError where a layer has not handed over every row of the pack, and
-    `write` where rows come out of order: nothing with a hole in it is ever committed.
+    one pack. before_write: called before each write; what it raises ends the pack. `flush` raises
+    MissingAttentionError where a layer has not handed over every row of the pack, and `write` where rows come out of
+    order: nothing with a hole in it is ever committed.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from attlas.errors import CorruptAtlasError, InputError, StoreMissingError
 from attlas.parse import parse_mapping, refuse
+from attlas.storage.declared_sizes import check_declared_sizes
 from attlas.storage.digests import read_root
 from attlas.storage.occupant import look
 from attlas.storage.schema import VERSION
@@ -74,6 +75,7 @@ def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None,
         root = None
     if root is None or root.attrs.get("attlas_version") != VERSION or "digest" not in root.attrs:
         raise _why_not(store, name)
+    check_declared_sizes(root)
     return root if mode == "r" else zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from zarr.storage import LocalStore
 
 import attlas
 from attlas.storage.occupant import look
 from attlas.storage.zarr_shards import CRC, SEAL
 from tests.capture.stopped import run
-from zarr.storage import LocalStore
 
 STOPS = int(os.environ.get("ATTLAS_STOPS", "40"))
 """Kills, and interrupts, of the slow test; a quarter of them with two shards on Ray."""
@@ -46,7 +46,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int
 def stop_and_go_on(undisturbed: Any, tmp_path: Path, stop: str, keep: str, shards: int, part: float) -> None:
     expected, moments = undisturbed[keep, shards]
     store, moment = tmp_path / "atlas.zarr", int(part * moments)
-    code, seen = run(store, keep=keep, shards=shards, stop=stop, moment=moment)
+    code, _seen = run(store, keep=keep, shards=shards, stop=stop, moment=moment)
     told = f"{stop} at moment {moment} of {moments}, {keep}, {shards} shards: exit {code}"
     assert code == -9 if stop == "kill" else code in {0, 130}, (told, (tmp_path / "log").read_text())
     there = look(LocalStore(store))

@@ -79,7 +79,10 @@ def test_a_writer_of_another_machine_has_a_remedy(made: Synthetic, tmp_path: Pat
 @pytest.mark.parametrize("how", ["goes on", "replaces"])
 def test_a_writer_that_was_overtaken_stops(made: Synthetic, tmp_path: Path, how: str) -> None:
     """It was silent for so long that another took its place, and then wakes up in the midst of a pack."""
-    store, other = tmp_path / "a.zarr", synthetic(lengths=(40, 30, 50), pack_tokens=50, seed=5, layers=(0,), heads=2, kv_heads=1)
+    store, other = (
+        tmp_path / "a.zarr",
+        synthetic(lengths=(40, 30, 50), pack_tokens=50, seed=5, layers=(0,), heads=2, kv_heads=1),
+    )
     slow = begun(made, store)
     with slow.pack(made.packs[1]) as sink:
         for block in made._blocks(1, 0, 0, made.packs[1].document_start["text"][0], "factors", 37):
@@ -118,9 +121,9 @@ def test_what_an_overtaken_writer_would_write_late_it_does_not(
     writer = AtlasWriter.reopen(store, made.spec("factors"))
     monkeypatch.setattr("attlas.storage.lease.LOOKED", -1.0)  # as after a long sleep
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+    for block in made._blocks(1, 0, 0, made.packs[1].document_start["text"][0], "factors", 37):
+        sink.write(block)
     with pytest.raises(StoreBusyError), sink:
-        for block in made._blocks(1, 0, 0, made.packs[1].document_start["text"][0], "factors", 37):
-            sink.write(block)
         sink.flush()
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
     writer.close()
