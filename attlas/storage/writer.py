@@ -96,8 +96,9 @@ class AtlasWriter:
 
         Raises StoreExistsError where something lies there, unless it is an atlas that was never finished, and `begun`,
         or any atlas, and `overwrite`; StoreBusyError where another writer holds it; InputError or
-        UnsupportedModelError where the atlas cannot be made, before an old one is deleted. Whatever goes wrong, no half-made store stays behind; what a
-        killed process leaves says of itself that it was begun, and the atlas is there by one write, the last.
+        UnsupportedModelError where the atlas cannot be made, before an old one is deleted. Whatever goes wrong,
+        no half-made store stays behind; what a killed process leaves says of itself that it was begun, and the atlas
+        is there by one write, the last.
         """
         if spec.map_dtype not in {"float16", "float32"}:
             raise InputError(f"map_dtype is {spec.map_dtype!r}: choose float16 or float32")

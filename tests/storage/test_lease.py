@@ -121,10 +121,14 @@ def test_what_an_overtaken_writer_would_write_late_it_does_not(
     writer = AtlasWriter.reopen(store, made.spec("factors"))
     monkeypatch.setattr("attlas.storage.lease.LOOKED", -1.0)  # as after a long sleep
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
-    for block in made._blocks(1, 0, 0, made.packs[1].document_start["text"][0], "factors", 37):
-        sink.write(block)
-    with pytest.raises(StoreBusyError), sink:
+
+    def write_all() -> None:  # the first write that comes after finds out
+        for block in made._blocks(1, 0, 0, made.packs[1].document_start["text"][0], "factors", 37):
+            sink.write(block)
         sink.flush()
+
+    with pytest.raises(StoreBusyError), sink:
+        write_all()
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
     writer.close()
 
