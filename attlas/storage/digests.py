@@ -25,8 +25,10 @@ from attlas.errors import CorruptAtlasError, first_line
 
 __all__ = ["checked", "column_digests", "digest_of", "read_columns", "read_parts", "read_root", "seal_root"]
 
-SIZE = 8
+SIZE, ROOT_SIZE = 8, 16
 ROOT = "zarr.json"
+UNSEALED = "0" * 2 * ROOT_SIZE
+"""Stands in the place of the metadata's digest while it is computed."""
 BROKEN = (ValueError, RuntimeError, TypeError, KeyError, IndexError, OverflowError, MemoryError, AttributeError)
 """What zarr and its codecs raise over bytes that are not what they should be."""
 
@@ -105,11 +107,13 @@ async def _decoded(path: str, array: Any, part: Any) -> Any:
 
 def seal_root(store: Store) -> None:
     """Put the digest of all metadata beside it: the last write of an atlas that is made."""
-    metadata = _raw_root(store)
-    assert metadata is not None
-    metadata["attributes"]["digest"] = _metadata_digest(metadata)
-    text = json.dumps(metadata, ensure_ascii=False).encode()
-    sync(store.set(ROOT, default_buffer_prototype().buffer.from_bytes(text)))
+    raw = _raw_root(store)
+    assert raw is not None
+    metadata = _parsed_root(raw)
+    metadata["attributes"]["digest"] = UNSEALED
+    text = json.dumps(metadata, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    sealed = text.replace(_told(UNSEALED), _told(_root_digest(text)), 1)
+    sync(store.set(ROOT, default_buffer_prototype().buffer.from_bytes(sealed)))
 
 
 def read_root(store: Store) -> zarr.Group | None:
@@ -117,22 +121,24 @@ def read_root(store: Store) -> zarr.Group | None:
 
     A group without a digest was never finished, and has no attribute `digest`. Raises CorruptAtlasError.
     """
-    metadata = _raw_root(store)
-    if metadata is None or metadata.get("node_type") != "group":
+    raw = _raw_root(store)
+    if raw is None:
+        return None
+    metadata = _parsed_root(raw)
+    if metadata.get("node_type") != "group":
         return None
     try:
-        attributes = metadata["attributes"]
-        if "digest" in attributes and attributes["digest"] != _metadata_digest(metadata):
+        digest = metadata["attributes"].get("digest")
+        if digest is not None and digest != _root_digest(raw.replace(_told(digest), _told(UNSEALED), 1)):
             raise CorruptAtlasError(
                 "the metadata in zarr.json do not fit their digest: put the file back from a copy, or make the atlas "
                 "again with --overwrite"
             )
-        group = zarr.Group(
+        return zarr.Group(
             zarr.core.group.AsyncGroup(metadata=GroupMetadata.from_dict(metadata), store_path=StorePath(store))
         )
     except BROKEN as error:
         raise CorruptAtlasError(f"the metadata in zarr.json are damaged ({first_line(error)})") from error
-    return group
 
 
 def members(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -140,21 +146,27 @@ def members(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from (metadata.get("consolidated_metadata") or {}).get("metadata", {}).items()
 
 
-def _raw_root(store: Store) -> dict[str, Any] | None:
+def _raw_root(store: Store) -> bytes | None:
     buffer = sync(store.get(ROOT, default_buffer_prototype()))
-    if buffer is None:
-        return None
+    return None if buffer is None else buffer.to_bytes()
+
+
+def _parsed_root(raw: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(buffer.to_bytes())
+        found = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CorruptAtlasError(
             f"zarr.json is damaged ({first_line(error)}): put it back from a copy, or make the atlas again with "
             "--overwrite"
         ) from error
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
-def _metadata_digest(metadata: Mapping[str, Any]) -> str:
-    attributes = {name: value for name, value in metadata["attributes"].items() if name != "digest"}
-    text = json.dumps({**metadata, "attributes": attributes}, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def _told(digest: Any) -> bytes:
+    """How a digest stands in the file."""
+    return b'"digest": ' + json.dumps(digest).encode()
+
+
+def _root_digest(unsealed: bytes) -> str:
+    """The digest of the file's bytes, with UNSEALED in its own place."""
+    return hashlib.blake2b(unsealed, digest_size=ROOT_SIZE).hexdigest()
