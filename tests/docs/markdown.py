@@ -2,7 +2,8 @@
 
 A page is read as its reader would run it. `sh` and `python` blocks are run in order; a `text` block right behind one is
 what it prints. A comment before a block, or in the first lines of a page for all of its blocks, says why they are not
-run here: `<!-- not run: needs a GPU -->`. Such a page may leave `sh` out. Other languages, and `text` elsewhere, are shown alone.
+run here: `<!-- not run: needs a GPU -->`. Such a page may leave `sh` out. Other languages, and `text`
+elsewhere, are shown alone.
 """
 
 from __future__ import annotations

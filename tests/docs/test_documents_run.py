@@ -97,7 +97,9 @@ def test_links_lead_somewhere(page: str) -> None:
         file = (REPOSITORY / page).parent / path if path else REPOSITORY / page
         assert file.exists(), f"{page} links to {target}"
         if anchor:
-            heads = [line.lstrip("# ") for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+            heads = [
+                line.lstrip("# ") for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")
+            ]
             anchors = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
             assert anchor in anchors, f"{page} links to {target}; there are {sorted(anchors)}"
 

@@ -42,7 +42,8 @@ def test_not_the_same(shown: str, printed: str) -> None:
 
 
 def test_blocks_of_a_page() -> None:
-    page = "```sh\nattlas info a\n```\n\n```text\nshown\n```\n\nwords\n\n<!-- not run: needs the hub -->\n```python\nx\n```\n"
+    page = "```sh\nattlas info a\n```\n\n```text\nshown\n```\n\nwords\n\n"
+    page += "<!-- not run: needs the hub -->\n```python\nx\n```\n"
     first, second = read_blocks(page + "\nwords\n\n```text\na diagram\n```\n")[:2]
     assert (first.language, first.source, first.line, first.prints) == ("sh", "attlas info a\n", 1, "shown\n")
     assert (second.language, second.not_run, second.prints) == ("python", "needs the hub", None)
