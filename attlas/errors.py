@@ -101,5 +101,10 @@ class TierError(AttlasError, LookupError):
 
 
 def first_line(error: BaseException) -> str:
-    """An error's message as far as it fits a line; its type where it has none."""
+    """An error's message as far as it fits a line; its type where it has none.
+
+    >>> from attlas.errors import first_line
+    >>> first_line(ValueError("no such layer\\n  in any model")), first_line(ValueError())
+    ('no such layer', 'ValueError')
+    """
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -92,6 +92,8 @@ def capture(
     store: a folder, an fsspec URL such as s3://bucket/name.zarr, "memory://name", or a zarr store.
     keep: "factors" (q, k and log-sum-exp: every weight can be computed), "statistics" (row statistics alone),
         or "maps" (factors, and the weights themselves in `map_dtype`).
+    dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16". device: "auto" (a GPU where there is one),
+        "cpu", "cuda:1", ... revision: branch, tag or commit of a hub model. tokenizer: another than the model's own.
     layers, heads, queries: which to keep: 3, [0, -1], slice(4, 8), an array, or a text such as "0,4:8,-1", "last:512",
         "stride:16"; all by default. Layers and heads are the model's indices, and no layer behind the last one is run;
         queries are places in each document, also "random:1000", drawn by `seed` and the document's id.

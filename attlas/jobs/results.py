@@ -106,6 +106,12 @@ def keep_result(atlas: Atlas, question: str, parameters: Mapping[str, Any], resu
 def saved_results(atlas: Atlas) -> dict[str, dict[str, Any]]:
     """path -> question, parameters and time of every answer that the atlas keeps, in the order they were made in.
 
+    >>> found = attlas.analysis.statistics(atlas, names=["entropy"])
+    >>> kept = attlas.analysis.saved_results(atlas)
+    >>> sorted(next(iter(kept.values())))
+    ['made', 'parameters', 'question']
+
+    Raises InputError for what is no atlas.
     `xr.open_zarr(store, group=path, consolidated=False)` opens one.
     """
     store = parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns").root.store

@@ -30,7 +30,14 @@ __all__ = ["Atlas", "open_atlas"]
 
 
 def open_atlas(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> Atlas:
-    """Open an atlas for reading; see `Atlas`. Raises StoreMissingError where there is none."""
+    """Open an atlas for reading; see `Atlas`.
+
+    >>> list(attlas.open_atlas("demo.zarr"))
+    ['demo']
+
+    where: a folder, a URL such as s3://bucket/name.zarr, "memory://name", or a zarr store. storage_options: fsspec's,
+    for a URL. Raises StoreMissingError where there is no atlas, CorruptAtlasError where it contradicts itself.
+    """
     return Atlas(open_root(where, storage_options=storage_options), store_name(where))
 
 

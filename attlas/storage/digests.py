@@ -26,8 +26,10 @@ from attlas.storage.column_chunks import read_chunks, takes_chunks
 
 __all__ = ["ROOT", "checked", "column_digests", "digest_of", "read_columns", "read_parts", "read_root", "with_digest"]
 
-SIZE = 8
+SIZE, ROOT_SIZE = 8, 16
 ROOT = "zarr.json"
+UNSEALED = "0" * 2 * ROOT_SIZE
+"""Stands in the place of the metadata's digest while it is computed."""
 BROKEN = (ValueError, RuntimeError, MemoryError)
 """What zarr and its codecs raise over bytes that are not what they should be."""
 
@@ -113,9 +115,11 @@ async def _decoded(path: str, array: Any, part: Any) -> Any:
 
 
 def with_digest(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """A root's metadata with their digest among the attributes."""
+    """A root's metadata with their digest among the attributes: that of the file which `json.dumps` makes of them."""
     plain = dict(metadata)
-    return plain | {"attributes": plain["attributes"] | {"digest": _metadata_digest(plain)}}
+    plain["attributes"] = plain["attributes"] | {"digest": UNSEALED}
+    digest = _root_digest(json.dumps(plain).encode())
+    return plain | {"attributes": plain["attributes"] | {"digest": digest}}
 
 
 def read_root(store: Store) -> zarr.Group | None:
@@ -123,13 +127,16 @@ def read_root(store: Store) -> zarr.Group | None:
 
     A group without a digest was never finished, and has no attribute `digest`. Raises CorruptAtlasError.
     """
-    metadata = _raw_root(store)
-    if metadata is None or metadata.get("node_type") != "group":
+    raw = _raw_root(store)
+    if raw is None:
+        return None
+    metadata = _parsed_root(raw)
+    if metadata.get("node_type") != "group":
         return None
     attributes = metadata.get("attributes")
     if not isinstance(attributes, dict) or "digest" not in attributes:
         known = GroupMetadata(attributes=attributes if isinstance(attributes, dict) else {}, zarr_format=3)
-    elif attributes["digest"] != _metadata_digest(metadata):
+    elif attributes["digest"] != _root_digest(raw.replace(_told(attributes["digest"]), _told(UNSEALED), 1)):
         raise CorruptAtlasError(
             "the metadata in zarr.json do not fit their digest: put the file back from a copy, or make the atlas "
             "again with --overwrite"
@@ -144,21 +151,27 @@ def members(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from (metadata.get("consolidated_metadata") or {}).get("metadata", {}).items()
 
 
-def _raw_root(store: Store) -> dict[str, Any] | None:
+def _raw_root(store: Store) -> bytes | None:
     buffer = sync(store.get(ROOT, default_buffer_prototype()))
-    if buffer is None:
-        return None
+    return None if buffer is None else buffer.to_bytes()
+
+
+def _parsed_root(raw: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(buffer.to_bytes())
+        found = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CorruptAtlasError(
             f"zarr.json is damaged ({first_line(error)}): put it back from a copy, or make the atlas again with "
             "--overwrite"
         ) from error
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
-def _metadata_digest(metadata: Mapping[str, Any]) -> str:
-    attributes = {name: value for name, value in metadata["attributes"].items() if name != "digest"}
-    text = json.dumps({**metadata, "attributes": attributes}, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def _told(digest: Any) -> bytes:
+    """How a digest stands in the file."""
+    return b'"digest": ' + json.dumps(digest).encode()
+
+
+def _root_digest(unsealed: bytes) -> str:
+    """The digest of the file's bytes, with UNSEALED in its own place."""
+    return hashlib.blake2b(unsealed, digest_size=ROOT_SIZE).hexdigest()

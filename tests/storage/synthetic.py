@@ -160,6 +160,13 @@ def synthetic(
 
 def _document(rng: np.random.Generator, number: int, length: int) -> Document:
     ids = rng.integers(0, 9, length).astype(np.int32)
-    none = np.full(length, -1, dtype=np.int32)
-    tokens = Tokens(ids=ids, text=tuple(f"t{i}" for i in ids), char_start=none, char_end=none, special=ids == 0)
+    word = np.arange(length, dtype=np.int32)  # words of two characters, a space between
+    tokens = Tokens(
+        ids=ids,
+        text=tuple(f"t{i}" for i in ids),
+        char_start=3 * word,
+        char_end=3 * word + 2,
+        special=ids == 0,
+        word=word,
+    )
     return Document(id=f"doc-{number}", tokens={"text": tokens})
