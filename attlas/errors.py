@@ -14,6 +14,7 @@ __all__ = [
     "NotFiniteError",
     "PacksFailedError",
     "StoreAccessError",
+    "StoreBusyError",
     "StoreExistsError",
     "StoreFullError",
     "StoreMissingError",
@@ -85,6 +86,10 @@ class StoreExistsError(AttlasError, FileExistsError):
     """The store to be written holds something already."""
 
 
+class StoreBusyError(AttlasError, BlockingIOError):
+    """The store is written by another writer, or was taken over by one."""
+
+
 class StoreMissingError(AttlasError, FileNotFoundError):
     """There is no atlas at the given place."""
 
@@ -116,5 +121,10 @@ class TierError(AttlasError, AttributeError, KeyError):
 
 
 def first_line(error: BaseException) -> str:
-    """An error's message as far as it fits a line; its type where it has none."""
+    """An error's message as far as it fits a line; its type where it has none.
+
+    >>> from attlas.errors import first_line
+    >>> first_line(ValueError("no such layer\\n  in any model")), first_line(ValueError())
+    ('no such layer', 'ValueError')
+    """
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

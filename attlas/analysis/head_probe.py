@@ -48,7 +48,8 @@ def probe_heads(model: Any, *, length: int = 100, count: int = 2, seed: int = 0,
     the tokens that follow an earlier copy of them, on four repeats of 25 random ids (Olsson et al. 2022, appendix).
     `..._baseline`: of attention spread evenly over the visible keys.
 
-    model: as of `attlas.capture`, with `options` for it. Raises InputError for a model without `self` attention.
+    model: as of `attlas.capture`, with `options` for it. seed: of the ids. Raises InputError for a model without `self`
+    attention.
     """
     length, count = parse_count(length, "length", least=2), parse_count(count, "count")
     seed = parse_count(seed, "seed", least=0)

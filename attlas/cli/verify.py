@@ -13,14 +13,14 @@ __all__ = ["command"]
 
 @click.command("verify")
 @click.argument("store")
-@click.option("--rows", default=64, show_default=True, help="Rows sampled of each kind and layer.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--rows", default=64, show_default=True, help="Rows sampled of each kind, layer and pack.")
+@click.option("--seed", type=int, help="Of the sample. [default: another each time, which is told]")
 @click.option(
     "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @reports_errors
-def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | None, as_json: bool) -> None:
+def command(store: str, rows: int, seed: int | None, storage_options: dict[str, str] | None, as_json: bool) -> None:
     """Check STORE: arrays, commit records, checksums, finite values, row sums. Exit status 1 where something is wrong.
 
     \b
@@ -41,13 +41,14 @@ def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | 
             }
             for c in report.checks
         ]
-        print_json({"store": store, "passed": report.passed, "checks": checks})
+        print_json({"store": store, "passed": report.passed, "seed": report.seed, "checks": checks})
     else:
         out = console()
         table = Table.grid(padding=(0, 2))
         for check in report.checks:
             table.add_row("[green]ok[/]" if check.passed else "[red]WRONG[/]", check.name, f"[dim]{check.examined}[/]")
         out.print(table)
+        out.print(f"[dim]rows drawn with --seed {report.seed}[/]")
         for note in (note for check in report.checks for note in check.notes):
             out.print(f"[dim]note: {note}[/]")
         for problem in report.problems:

@@ -41,6 +41,7 @@ def explain(
     >>> plan.source, plan.layers, plan.heads, plan.of_rows
     ('factors', 4, 4, 146)
 
+    question: its name. workers, scheduler, choices: as of the question's function.
     Raises InputError where there is no such question or choice.
     """
     if workers is not None:

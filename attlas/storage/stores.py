@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,16 +15,15 @@ from zarr.storage import LocalStore, MemoryStore
 
 from attlas.errors import CorruptAtlasError, InputError, StoreAccessError, StoreMissingError, first_line
 from attlas.parse import parse_mapping, refuse
+from attlas.storage.declared_sizes import check_declared_sizes
 from attlas.storage.digests import read_root
+from attlas.storage.occupant import look
 from attlas.storage.remote import RemoteStore
 from attlas.storage.schema import VERSION
 from attlas.storage.zipped import ZippedStore
 
 __all__ = [
     "Where",
-    "delete_store",
-    "holds_atlas",
-    "is_empty",
     "open_root",
     "open_store",
     "open_writable",
@@ -95,74 +93,57 @@ def store_name(where: Where) -> str:
     return str(where)
 
 
-def is_empty(store: Store) -> bool:
-    """Whether nothing lies in the store."""
-    return bool(sync(store.is_empty("")))
-
-
-def holds_atlas(store: Store) -> bool:
-    """Whether an atlas lies in the store, whole or half made."""
-    try:
-        return _atlas_group(store) is not None
-    except CorruptAtlasError:
-        return True
-
-
-def delete_store(store: Store) -> None:
-    """Remove everything in the store, the folder itself included."""
-    sync(store.delete_dir(""))
-    if isinstance(store, LocalStore):
-        shutil.rmtree(store.root, ignore_errors=True)
-
-
 def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None, mode: str = "r") -> zarr.Group:
-    """The root group of an atlas; raises StoreMissingError where there is none."""
+    """The root group of an atlas, in one request.
+
+    mode: "r" or "r+". Raises StoreMissingError where there is none, CorruptAtlasError where its root is damaged,
+    StoreAccessError where it may not be read.
+    """
     store = (open_store if mode == "r" else open_writable)(where, storage_options=storage_options)
+    name = store_name(where)
     try:
-        if isinstance(store, LocalStore) and not store.root.exists():
-            raise StoreMissingError(f"there is no atlas at {store_name(where)}: make one with attlas capture")
-        root = _atlas_group(store)
-        if root is None:
-            raise StoreMissingError(_what_lies_there(store, store_name(where)))
-    except CorruptAtlasError as error:
-        raise CorruptAtlasError(f"{store_name(where)}: {error}") from error
+        if isinstance(store, LocalStore) and not Path(store.root).exists():
+            raise StoreMissingError(f"there is no atlas at {name}: make one with attlas capture")
+        root = _root(store)
+        if root is None or root.attrs.get("attlas_version") != VERSION or "digest" not in root.attrs:
+            raise _why_not(store, name)
     except PermissionError as error:
         raise StoreAccessError(
-            f"{store_name(where)} may not be read ({first_line(error)}): see who owns it, and what is allowed"
+            f"{name} may not be read ({first_line(error)}): see who owns it, and what is allowed"
         ) from error
-    if mode != "r":
-        root = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
-    if "digest" not in root.attrs:  # written last of all when an atlas is made
-        raise StoreMissingError(
-            f"{store_name(where)} was begun and never finished, and holds nothing: make it again with --overwrite"
-        )
-    return root
+    check_declared_sizes(root)
+    return root if mode == "r" else zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
 
 
-def _atlas_group(store: Store) -> zarr.Group | None:
-    """The root group to be read; None where no atlas of this schema lies there. Raises CorruptAtlasError, where one
-    does whose metadata are damaged."""
+def _root(store: Store) -> zarr.Group | None:
     try:
-        root = read_root(store)
+        return read_root(store)
     except CorruptAtlasError:
-        if all(sync(store.exists(f"{path}/zarr.json")) for path in ("documents/document_id", "packs/commit")):
-            raise
         return None
-    return root if root is not None and root.attrs.get("attlas_version") == VERSION else None
 
 
-def _what_lies_there(store: Store, name: str) -> str:
-    """What a place is that holds no atlas of this schema, and what to do."""
-    try:
-        group = read_root(store)
-    except CorruptAtlasError:
-        group = None
-    version = None if group is None else group.attrs.get("attlas_version")
-    if version is not None:
-        return f"{name} holds an atlas of schema {version}, and this attlas reads {VERSION}: capture it again elsewhere"
+def _why_not(store: Store, name: str) -> StoreMissingError | CorruptAtlasError:
+    """Why there is no atlas to be read, and what would help."""
+    there = look(store)
+    if there == "begun":
+        return StoreMissingError(
+            f"{name} was begun and never finished, and holds nothing: the same capture with --resume begins it again"
+        )
+    if there == "older":
+        return StoreMissingError(
+            f"{name} holds an atlas of another schema, and this attlas reads {VERSION}: capture it again with "
+            "--overwrite"
+        )
+    if there == "damaged":
+        return CorruptAtlasError(
+            f"{name}: the metadata in zarr.json are lost or damaged: put the file back from a copy, or make the atlas "
+            "again with --overwrite"
+        )
     if name.endswith(".zip") and "://" in name:
-        return f"{name} cannot be read as an atlas: fetch the file, and open it here"
-    return f"{name} holds no atlas of schema {VERSION}: check the name, or capture one under a new name"
+        return StoreMissingError(f"{name} cannot be read as an atlas: fetch the file, and open it here")
+    return StoreMissingError(
+        f"{name} holds no atlas of schema {VERSION}: check the name, or capture one under a new name"
+    )
 
 
 def store_bytes(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> int:

@@ -24,7 +24,10 @@ class Ranged(Rangeless):
     """Obeys Range for one part."""
 
     def do_GET(self) -> None:
-        path, part = Path(self.translate_path(self.path)), re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers["Range"] or "")
+        path, part = (
+            Path(self.translate_path(self.path)),
+            re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers["Range"] or ""),
+        )
         if part is None or not path.is_file():
             super().do_GET()
             return

@@ -13,7 +13,7 @@ from attlas.errors import InputError, TierError
 from tests.families import BY_NAME, build_model, documents, eager_attention
 
 DIMS = ("layer", "head", "query", "key")
-COLUMNS = ("token", "token_id", "char_start", "char_end", "word")
+COLUMNS = ("token", "token_id")
 
 
 def test_every_kind_has_plain_dims_and_the_models_own_weights() -> None:
@@ -68,3 +68,9 @@ def test_what_a_tier_lacks_is_no_attribute_and_no_key_and_a_page_is_written_as_n
     with xr.open_dataset(tmp_path / "page.nc", engine="scipy") as again:
         np.testing.assert_array_equal(again.attention.values, whole.attention.values)
         assert again.query_token.values.tolist() == whole.query_token.values.tolist()
+
+
+def test_what_a_text_alone_has_is_not_there_where_no_document_is_a_text() -> None:
+    model, inputs = build_model(BY_NAME["llama"]), documents(BY_NAME["llama"])
+    page = attlas.capture(model, inputs, "memory://plain-ids", overwrite=True)["doc-0"]
+    assert not {"query_char_start", "query_char_end", "query_word"} & set(page.coords)
