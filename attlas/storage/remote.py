@@ -65,10 +65,8 @@ class RemoteStore(WrapperStore[FsspecStore]):
                 f"cannot open {place} ({first_line(error)}): give a folder, s3://bucket/name, https://... or memory://name"
             ) from error
         except TypeError as error:
-            raise InputError(
-                f"cannot open {place} with the storage options {shown(sorted(options))}: {first_line(error)}"
-            ) from error
-        except (OSError, *_driver_errors()) as error:
+            raise _unknown_option(place, options, error) from error
+        except _reaching_errors() as error:
             raise _told(place, error) from error
         return cls(store, place=place)
 
@@ -95,7 +93,11 @@ class RemoteStore(WrapperStore[FsspecStore]):
             yield
         except AttlasError:
             raise
-        except (OSError, *_driver_errors()) as error:
+        except TypeError as error:  # drivers are handed their options with the first request
+            if "keyword argument" not in str(error):
+                raise
+            raise _unknown_option(self.place, self._store.fs.storage_options, error) from error
+        except _reaching_errors() as error:
             raise _told(self.place, error) from error
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
@@ -196,10 +198,10 @@ def _part(whole: bytes, part: ByteRequest) -> bytes:
     return whole[-part.suffix :] if isinstance(part, SuffixByteRequest) else whole[part.offset :]
 
 
-def _driver_errors() -> tuple[type[Exception], ...]:
-    """What the drivers that are loaded raise besides OSError."""
+def _reaching_errors() -> tuple[type[Exception], ...]:
+    """OSError, and what the drivers that are loaded raise besides."""
     loaded = {module: sys.modules[module] for module in DRIVERS if module in sys.modules}
-    return tuple(getattr(found, name) for module, found in loaded.items() for name in DRIVERS[module])
+    return (OSError, *(getattr(found, name) for module, found in loaded.items() for name in DRIVERS[module]))
 
 
 def _named_package(error: ImportError) -> str:
@@ -207,6 +209,11 @@ def _named_package(error: ImportError) -> str:
     words = str(error).replace('"', " ").replace("'", " ").split()
     lowered = [word.lower() for word in words]
     return words[lowered.index("install") + 1].strip(".,;") if "install" in lowered[:-1] else str(error.name or error)
+
+
+def _unknown_option(place: str, options: Mapping[str, Any], error: TypeError) -> InputError:
+    given = shown(sorted(set(options) - {"asynchronous", "use_listings_cache"}))
+    return InputError(f"cannot open {place} with the storage options {given}: {first_line(error)}")
 
 
 def _told(place: str, error: Exception) -> StoreAccessError:

@@ -13,7 +13,14 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from attlas.errors import CorruptAtlasError, InputError, StoreAccessError, StoreMissingError, first_line
+from attlas.errors import (
+    AttlasError,
+    CorruptAtlasError,
+    InputError,
+    StoreAccessError,
+    StoreMissingError,
+    first_line,
+)
 from attlas.parse import parse_mapping, refuse
 from attlas.storage.declared_sizes import check_declared_sizes
 from attlas.storage.digests import read_root
@@ -68,7 +75,7 @@ def open_writable(where: Where, *, storage_options: Mapping[str, Any] | None = N
         standing = next((one for one in (store.root, *store.root.absolute().parents) if one.exists()), Path("/"))
         if not standing.is_dir():
             raise InputError(f"{standing} is a file: an atlas is a folder, choose another name")
-        if not os.access(standing, os.W_OK | os.X_OK):
+        if not os.access(standing, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             raise InputError(f"{standing} is read-only: choose another place for the atlas")
         if store.root.suffix.lower() == ".zip" and not store.root.exists():
             raise InputError(f"{store.root} names a zip file, which is only read: capture into a folder and zip that")
@@ -82,6 +89,8 @@ def _open_local(text: str) -> Store:
             if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
                 return ZippedStore.at(path)
             raise InputError(f"{text} is a file: an atlas is a folder, choose another name")
+    except AttlasError:
+        raise
     except PermissionError as error:
         raise StoreAccessError(f"{text} may not be read: see who owns it, and what is allowed") from error
     except (OSError, RuntimeError) as error:  # a name too long; a home that nobody has
