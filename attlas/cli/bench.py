@@ -18,6 +18,7 @@ from attlas.cli.bench_table import print_report
 from attlas.cli.capture import storage_option
 from attlas.cli.inputs import read_inputs
 from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.selection import OUTPUT
 from attlas.storage.tiers import TIERS
 
 if TYPE_CHECKING:
@@ -87,9 +88,7 @@ def bench_options(*, rounds: int) -> Callable[[F], F]:
             "--folder", type=click.Path(file_okay=False, path_type=Path),
             help="Where stores are written and removed again, on the disk in question. [default: the system's own]",
         ),
-        click.option(
-            "--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw it as .png, .pdf or .svg."
-        ),
+        click.option("--figure", type=OUTPUT, help="Draw it as .png, .pdf or .svg."),
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from attlas.cli.inputs import read_inputs
 from attlas.cli.output import console, fail, print_json, reports_errors
 from attlas.cli.progress import capture_progress
-from attlas.cli.selection import LAYERS, MEMORY, QUERIES, SHARDS
+from attlas.cli.selection import LAYERS, MEMORY, OUTPUT, QUERIES, SHARDS
 from attlas.errors import PacksFailedError, StoreFullError
 from attlas.progress import CaptureProgress
 from attlas.readable import human_bytes, human_seconds
@@ -77,9 +77,7 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 @click.option("--address", help="Of a running Ray cluster: auto, host:6379, ... [default: a private one, if any]")
 @click.option("--threads", type=click.IntRange(1), help="Torch threads of each process on a CPU.")
 @click.option("--offload", type=MEMORY, help="Weights kept in memory by each process; the rest is read from disk.")
-@click.option(
-    "--log", type=click.Path(path_type=Path, dir_okay=False), help="Append events to a file, one JSON a line."
-)
+@click.option("--log", type=OUTPUT, help="Append events to a file, one JSON a line.")
 @click.option("--resume", is_flag=True, help="Go on with a store that the same command began.")
 @click.option("--overwrite", is_flag=True, help="Replace the atlas that lies there.")
 @click.option(

@@ -35,7 +35,7 @@ class SmallStore(WrapperStore[Store]):
         await super().set(key, value)
 
 
-@pytest.mark.parametrize(("room", "kept"), [(1_000, False), (700_000, True)])
+@pytest.mark.parametrize(("room", "kept"), [(1_000, False), (2_000_000, True)])
 def test_a_full_disk_says_what_is_missing_and_the_same_capture_goes_on(
     room: int, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
