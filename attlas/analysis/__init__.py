@@ -5,6 +5,7 @@
 | how spread out, far-reaching, sparse is a head? its entropy? | `statistics` |
 | what does a head do: previous token, induction, sink ...? | `head_roles` |
 | how alike are heads, and which form groups? | `head_diversity` |
+| heads as points on a plane, near where they are alike | `embed_heads` |
 | which heads of a model copy, on repeated random tokens? | `probe_heads` |
 | how many heads are attention sinks (Gu et al. 2024)? | `sink_metric` |
 | what would a question read, and is its answer kept? | `explain`, `saved_results` |
@@ -16,6 +17,7 @@ May import the job machine and what is below it; nothing of plots or the command
 """
 
 from attlas.analysis.centrality import centrality
+from attlas.analysis.embedding import embed_heads
 from attlas.analysis.flow import flow
 from attlas.analysis.graph import graph, graph_of, write_graph
 from attlas.analysis.head_diversity import head_diversity
@@ -31,6 +33,7 @@ from attlas.jobs.results import saved_results
 __all__ = [
     "Explanation",
     "centrality",
+    "embed_heads",
     "explain",
     "flow",
     "graph",
