@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import attlas
 from attlas import analysis
 from attlas.analysis import graph as graph_function
+from attlas.analysis.leading_heads import induction_leader
 from attlas.errors import InputError
 from attlas.storage import AtlasWriter
 from tests.families import BY_NAME, build_model, documents
@@ -158,3 +159,14 @@ def test_what_cannot_be_is_one_line(
         analysis.centrality(few, measures=["betweenness"])
     assert "betweenness" not in analysis.centrality(few)
     assert "takes too long" in analysis.centrality(few).attrs["left_out"]
+
+
+def test_the_graph_of_the_induction_head_links_tokens_to_what_followed_their_earlier_copy(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).permutation(np.arange(97, 123))[:20].tolist()  # letters, each once a period
+    atlas = attlas.capture("demo", [ids * 3], tmp_path / "r.zarr")
+    leader = induction_leader(atlas["doc-0"])
+    found = analysis.graph(atlas, layer=leader.layer, head=leader.head, top=1)
+    offset = len(atlas["doc-0"]["query"]) - 60  # a token that the model puts first
+    repeated = range(20 + offset, 60 + offset)
+    right = [next(iter(found.successors(query))) in {query - 19, query - 39} for query in repeated]
+    assert np.mean(right) > 0.9
