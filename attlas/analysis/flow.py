@@ -42,6 +42,7 @@ def flow(
     >>> found.flow.values.round(3), bool((found.flow_bound < 1e-6).all())
     (array([[0.935, 0.456]]), True)
 
+    document: may be left out where the atlas holds one. kind: of its kinds, the first by default.
     Tokens after each layer are nodes; the mean over heads, (1 - residual) A + residual I, are capacities. queries,
     keys: positions, as `parse_selection` reads them; the last query and all keys unless told. layers: a range of them,
     all by default. flow(query, key), float64: from the key's token below the first layer to the query's above the last.

@@ -80,11 +80,12 @@ def graph(
     >>> [(key, round(edge["weight"], 3)) for _, key, edge in found.out_edges(106, data=True)]
     [(49, 0.997)]
 
-    document: may be left out where the atlas holds one. layer, head: the model's indices, negative from the end.
-    threshold, top, mass: the edge rule, one of the three: weights of at least `threshold`, the `top` largest of each
-    row, or the fewest that hold `mass` of it. Nodes are places in the document, each with `token`, `token_id` and
-    `position`; of cross attention "query 3" and "key 5". An edge has `weight`. Memory: some rows of weights, and the
-    graph. Raises InputError, also where there would be more than MOST_EDGES edges; DocumentMissingError; TierError.
+    document: may be left out where the atlas holds one. kind: of its kinds, the first by default. layer, head: the
+    model's indices, negative from the end. threshold, top, mass: the edge rule, one of the three: weights of at least
+    `threshold`, the `top` largest of each row, or the fewest that hold `mass` of it. Nodes are places in the document,
+    each with `token`, `token_id` and `position`; of cross attention "query 3" and "key 5". An edge has `weight`.
+    Memory: some rows of weights, and the graph. Raises InputError, also where there would be more than MOST_EDGES
+    edges; DocumentMissingError; TierError.
     """
     parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
     rule = _parse_rule(threshold, top, mass)
@@ -110,6 +111,7 @@ def graph_of(
     >>> attlas.analysis.graph_of(whole, threshold=0.5).number_of_edges()
     9
 
+    weights: (query, key), with `query_token` and `key_token` where it has them. threshold, top, mass: as of `graph`.
     Raises InputError where `weights` has other dimensions, or too many edges.
     """
     parse_instance(weights, "weights", xr.DataArray, "give weights (query, key)")
@@ -126,7 +128,8 @@ def write_graph(made: nx.DiGraph, path: str | Path) -> None:
 
     >>> attlas.analysis.write_graph(attlas.analysis.graph(atlas, layer=1, head=0, top=1), "head.graphml")
 
-    Characters that XML has no place for are written as in a Python string. Raises InputError for another ending.
+    made: of `analysis.graph`. path: of the file, which is replaced. Characters that XML has no place for are written as
+    in a Python string. Raises InputError for another ending.
     """
     parse_instance(made, "graph", nx.DiGraph, "give what analysis.graph returns")
     writers = {".graphml": nx.write_graphml, ".gexf": nx.write_gexf}
