@@ -122,7 +122,8 @@ def _shrink(attention: xr.DataArray, seen: xr.Dataset | None, cells: int, pool: 
     small_QK = np.empty((-(-queries // block_Q), -(-keys // block_K)), np.float32)
     for begin, a_QK in _blocks(attention, block_Q):
         masked = np.isnan(a_QK)
-        a_QK = np.where(masked, np.float32(0), a_QK) if masked.any() else a_QK
+        if masked.any():
+            a_QK = np.nan_to_num(a_QK).astype(np.float32)
         part: Floats
         if pool == "max":
             part = _pooled(np.maximum, a_QK, block_Q, block_K)
@@ -131,7 +132,7 @@ def _shrink(attention: xr.DataArray, seen: xr.Dataset | None, cells: int, pool: 
             part = np.where(high >= -low, high, low)
         else:
             rows = np.minimum(block_Q, queries - np.arange(begin, begin + len(a_QK), block_Q))
-            part = _pooled(np.add, a_QK, block_Q, block_K) / rows[:, None].astype(np.float32)
+            part = (_pooled(np.add, a_QK, block_Q, block_K) / rows[:, None]).astype(np.float32)
         if seen is None:
             any_seen = _pooled(np.logical_or, ~masked, block_Q, block_K)
         else:
