@@ -63,7 +63,7 @@ def role_map(roles: xr.Dataset) -> Figure:
     roles = parse_answer(roles, "head_roles", *ROLE_VARIABLES)
     with styled():
         width, height = _size(roles.sizes["head"]), _size(roles.sizes["layer"])
-        figure = new_figure(width + 2.2, height + 1.1)
+        figure = new_figure(width + 2.4, height + 1.3)
         _draw_roles(figure.subplots(), roles, width, height)
         title(figure, roles, "Roles of heads")
     return figure
@@ -120,7 +120,16 @@ def _draw_roles(panel: Any, roles: xr.Dataset, width: float, height: float) -> N
     present = [i for i in range(len(names)) if (place == i + 1).any()]
     handles = [Patch(color=COLOURS[names[i]], label=f"{names[i]} ({int((place == i + 1).sum())})") for i in present]
     handles.append(Patch(facecolor=NONE, edgecolor="#c9d0d6", label=f"none ({int((place == 0).sum())})"))
-    panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    panel.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=8,
+        title="role (heads it leads)",
+        title_fontsize=8,
+        alignment="left",
+    )
     panel.set_title("leading role")
 
 
