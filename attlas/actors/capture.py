@@ -168,6 +168,8 @@ class ClusterRun:
         options = self.spread
         wanted = (options.shards or 1) * options.replicas
         facts = self._stack.enter_context(joined_cluster(options.address, cpus=wanted))
+        if facts.private:  # of another cluster, Ray finds a node that has as many cores, or says that there is none
+            check_threads(self.budget.threads)
         uses_gpu = facts.gpus > 0 and self.device != "cpu"
         self._stacks = stacks = () if options.shards == 1 else find_stacks(meta)  # a model that is not cut needs none
         self._plan = self._cut(meta, stacks, facts, uses_gpu)

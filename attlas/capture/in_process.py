@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from attlas.engine.model.device import check_device
+from attlas.engine.model.device import check_device, check_threads
 from attlas.engine.model.layout import KindLayout, ModelLayout
 from attlas.engine.model.load import LoadedModel, load_model
 from attlas.engine.model.probe import layout_of
@@ -65,8 +64,7 @@ class Runs(Protocol):
 def in_process(source: ModelSource, budget: Budget) -> Iterator[InProcess]:
     """The model in this process; torch's number of threads comes back after."""
     threads, offload = budget.threads, budget.offload
-    if threads is not None and threads > (os.cpu_count() or 1):
-        raise InputError(f"{threads} threads on a machine of {os.cpu_count()} cores: give at most as many threads")
+    check_threads(threads)
     with tempfile.TemporaryDirectory(prefix="attlas-offload-") if offload is not None else nullcontext("") as folder:
         placement = None
         if offload is not None:

@@ -23,8 +23,8 @@ from zarr.core.sync import sync
 
 import attlas
 from attlas.errors import CorruptAtlasError, first_line
-from attlas.parse import parse_instance
-from attlas.storage import Atlas
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 
 __all__ = ["REVISION", "STALE", "find_result", "keep_result", "saved_results"]
 
@@ -90,12 +90,12 @@ def keep_result(atlas: Atlas, question: str, parameters: Mapping[str, Any], resu
     return result.assign_attrs(kept=place)
 
 
-def saved_results(atlas: Atlas) -> dict[str, dict[str, Any]]:
+def saved_results(atlas: Atlas | Where) -> dict[str, dict[str, Any]]:
     """path -> question, parameters and time of every answer that the atlas keeps, in the order they were made in.
 
     `xr.open_zarr(store, group=path, consolidated=False)` opens one.
     """
-    store = parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns").root.store
+    store = parse_atlas(atlas).root.store
     kept = {}
     for name in _listed(store):
         published = _published(store, f"{FOLDER}/{name}") if QUESTION.fullmatch(name) else None

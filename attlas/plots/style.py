@@ -13,13 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attlas.errors import InputError
-from attlas.parse import parse_instance, refuse
+from attlas.parse import parse_instance, parse_output
 
 __all__ = [
+    "ENDINGS",
     "INK",
     "SEQUENTIAL",
-    "check_ending",
     "grid_of",
     "label_axis",
     "new_figure",
@@ -58,17 +57,9 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: str | Path) -> None:
     """Write .png, .pdf or .svg by the file's ending; raises InputError at any other."""
     figure = parse_instance(figure, "figure", Figure, "give what a function of attlas.plots returned")
-    if not isinstance(path, str | Path):
-        raise refuse(path, "path", "give a file's name, such as heads.png")
-    check_ending(Path(path))
+    path = parse_output(path, "path", ENDINGS)
     with styled():
         figure.savefig(path, dpi=DOTS)
-
-
-def check_ending(path: Path) -> None:
-    """Raise InputError where no figure can be written to a file of this name."""
-    if path.suffix not in ENDINGS:
-        raise InputError(f"{path.name}: a figure is written to a file that ends in {', '.join(ENDINGS)}")
 
 
 def label_axis(axis: Any, labels: Sequence[Any] | NDArray[Any], *, room: int) -> None:

@@ -13,7 +13,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from attlas.errors import CorruptAtlasError, InputError, StoreMissingError
-from attlas.parse import parse_mapping, refuse
+from attlas.parse import parse_mapping, parse_path, refuse
 from attlas.storage.digests import read_root
 from attlas.storage.schema import VERSION
 
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 Where = str | Path | Store
+WHAT_A_STORE_IS = "give a folder, a URL, memory://name, or a zarr store"
 
 _MEMORY: dict[str, MemoryStore] = {}
 
@@ -41,8 +42,8 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
     """
     if isinstance(where, Store):
         return where
-    if not isinstance(where, str | Path) or not str(where):
-        raise refuse(where, "the store", "give a folder, a URL, memory://name, or a zarr store")
+    if not isinstance(where, str | Path) or not str(where).strip():
+        raise refuse(where, "the store", WHAT_A_STORE_IS)
     parse_mapping(storage_options, "storage_options")
     text = str(where)
     if text.startswith("memory://"):
@@ -52,8 +53,11 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
         try:
             # cached listings would show what another process, or this one, has changed since
             return FsspecStore.from_url(text, storage_options={"use_listings_cache": False, **(storage_options or {})})
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, TypeError) as error:  # TypeError: a URL without what its protocol needs
             raise InputError(f"cannot open {text}: {error} -- for s3:// install attlas[s3]") from error
+    path = parse_path(text, "the store", WHAT_A_STORE_IS)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise refuse(text, "the store", f"it is a device, {WHAT_A_STORE_IS}")
     if storage_options:
         raise InputError(f"storage options are for URLs, and {text} is a local folder: leave them out")
     return LocalStore(text)

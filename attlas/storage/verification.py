@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from attlas.parse import parse_callback, parse_count
+from attlas.parse import parse_callback, parse_count, parse_seed
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
 from attlas.storage.commits import COMMITTED
@@ -80,7 +80,7 @@ def verify(
     `sample_rows` seeded rows of each kind and layer. Memory: a shard, or WORKING_BYTES of weights. Raises
     StoreMissingError where there is no atlas, InputError.
     """
-    sample_rows, seed = parse_count(sample_rows, "sample_rows"), parse_count(seed, "seed", least=0)
+    sample_rows, seed = parse_count(sample_rows, "sample_rows"), parse_seed(seed)
     parse_callback(progress, "progress")
     atlas = open_atlas(where, storage_options=storage_options)
     checks = []
