@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from rich.table import Table
 
 from attlas.cli.capture import storage_option
 from attlas.cli.output import console, print_json, reports_errors
@@ -44,13 +43,14 @@ def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | 
         print_json({"store": store, "passed": report.passed, "checks": checks})
     else:
         out = console()
-        table = Table.grid(padding=(0, 2))
+        rows = table("", "", "", header=False)
         for check in report.checks:
-            table.add_row("[green]ok[/]" if check.passed else "[red]WRONG[/]", check.name, f"[dim]{check.examined}[/]")
-        out.print(table)
+            verdict = styled("[green]ok[/]" if check.passed else "[red]WRONG[/]")
+            rows.add_row(verdict, check.name, styled("[dim]{}[/]", check.examined))
+        out.print(rows)
         for note in (note for check in report.checks for note in check.notes):
-            out.print(f"[dim]note: {note}[/]")
+            out.print(styled("[dim]note: {}[/]", note))
         for problem in report.problems:
-            out.print(f"[red]-[/] {problem}")
+            out.print(styled("[red]-[/] {}", problem))
     if not report.passed:
         raise SystemExit(1)
