@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test test-slow test-gpu bench-smoke lint types format check clean
+.PHONY: help venv demo test test-slow test-gpu docs bench-smoke lint types format check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -31,6 +31,9 @@ test-slow: venv  ## tests that take minutes
 test-gpu: venv  ## tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
+docs: venv  ## the API reference, from docstrings, into build/reference
+	$(BIN)/python scripts/reference.py
+
 bench-smoke: venv  ## has anything become slower? ratios against the recorded ones
 	$(BIN)/python benchmarks/smoke.py
 
@@ -45,7 +48,7 @@ format: venv  ## put the code into the format that `make lint` asks for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint types test  ## all that CI runs
+check: lint types docs test  ## all that CI runs
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

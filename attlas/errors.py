@@ -17,6 +17,7 @@ __all__ = [
     "NoMemoryError",
     "NotFiniteError",
     "PacksFailedError",
+    "StoreBusyError",
     "StoreExistsError",
     "StoreMissingError",
     "TierError",
@@ -80,6 +81,10 @@ class StoreExistsError(AttlasError, FileExistsError):
     """The store to be written holds something already."""
 
 
+class StoreBusyError(AttlasError, BlockingIOError):
+    """The store is written by another writer, or was taken over by one."""
+
+
 class StoreMissingError(AttlasError, FileNotFoundError):
     """There is no atlas at the given place."""
 
@@ -104,6 +109,11 @@ class TierError(AttlasError, LookupError):
 
 
 def first_line(error: BaseException) -> str:
-    """An error's message as far as it fits a line; its type where it has none."""
+    """An error's message as far as it fits a line; its type where it has none.
+
+    >>> from attlas.errors import first_line
+    >>> first_line(ValueError("no such layer\\n  in any model")), first_line(ValueError())
+    ('no such layer', 'ValueError')
+    """
     lines = (line.strip() for line in str(error).splitlines())
     return one_line(next(filter(None, lines), type(error).__name__))

@@ -169,7 +169,9 @@ def parse_sample(given: Any, field: str, rows: Callable[[], int], *, least: int 
     try:
         return parse_count(given, field, least=least)
     except InputError as error:
-        raise refuse(given, field, f"give a number of rows, {least} or more, a share such as 5%, or none for all") from error
+        raise refuse(
+            given, field, f"give a number of rows, {least} or more, a share such as 5%, or none for all"
+        ) from error
 
 
 def parse_share(given: Any, field: str) -> float:

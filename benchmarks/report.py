@@ -34,7 +34,9 @@ HEAD = """\
 # Benchmarks
 
 Made by `python benchmarks/report.py` from the files in `benchmarks/results`: to change a number, measure again. Every
-number comes from the command above it. Ratios are of runs that took turns on one machine; take those, not seconds."""
+number comes from the command above it. Ratios are of runs that took turns on one machine; take those, not seconds.
+
+<!-- no block of this page is run: they take hours of a quiet machine -->"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

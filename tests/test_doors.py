@@ -69,7 +69,7 @@ def storage_doors(atlas: Atlas) -> Iterator[Door]:
     options: tuple[Any, ...] = (True, 7, 2.5, b"x", [None], {1: 2}, OBJECT, np.zeros((2, 2)), "key=value")
     yield "open_atlas storage_options", lambda v: attlas.open_atlas(STORE, storage_options=v), options
     yield "verify sample_rows", lambda v: attlas.verify(STORE, sample_rows=v), (0, *NO_WHOLE)
-    yield "verify seed", lambda v: attlas.verify(STORE, seed=v), NO_WHOLE
+    yield "verify seed", lambda v: attlas.verify(STORE, seed=v), tuple(v for v in NO_WHOLE if v is not None)
     yield "verify progress", lambda v: attlas.verify(STORE, progress=v), (True, 7, 2.5, "x", [], {}, OBJECT)
     yield "atlas[]", lambda v: atlas[v], (None, *ANYTHING)
     no_index: tuple[Any, ...] = (None, True, 2.5, np.nan, b"x", "", "0", [], [0], {}, OBJECT, np.zeros((2, 2)))
@@ -124,7 +124,11 @@ def analysis_doors(atlas: Atlas, answers: dict[str, Any], folder: Path) -> Itera
     yield "probe_heads", analysis.probe_heads, (None, "nonsense", *ANYTHING)
     yield "probe_heads length", lambda v: analysis.probe_heads("demo", length=v), (0, 1, *NO_WHOLE)
     yield "probe_heads count", lambda v: analysis.probe_heads("demo", count=v), (0, *NO_WHOLE)
-    yield "probe_heads seed", lambda v: analysis.probe_heads("demo", seed=v), NO_WHOLE
+    yield (
+        "probe_heads seed",
+        lambda v: analysis.probe_heads("demo", seed=v),
+        tuple(v for v in NO_WHOLE if v is not None),
+    )
     statistics = answers["statistics"]
     yield "to_frame", analysis.to_frame, (None, "nonsense", *ANYTHING)
     yield "to_frame dims", lambda v: analysis.to_frame(statistics, v), (None, ("nonsense",), *NO_NAMES)

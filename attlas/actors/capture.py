@@ -112,8 +112,8 @@ class ClusterRun:
         sizes = [sum(p.token_stop[a] - p.token_start[a] for a in self.layout.axes) for p in packs]
         spec, before = writer.spec, sum(sizes) - sum(sizes[pack.index] for pack in pending)
         job = Job(
-            where=where, storage_options=storage_options, layout=self.layout, kinds=spec.kinds, keep=spec.keep,
-            finish=False,
+            where=where, storage_options=storage_options, identity=str(writer.root.attrs["identity"]),
+            layout=self.layout, kinds=spec.kinds, keep=spec.keep, finish=False,
         )  # fmt: skip
         for one in self.replicas:
             one.prepare(job)

@@ -30,6 +30,7 @@ from attlas.engine.passage.documents import Pack
 from attlas.engine.passage.headroom import Headroom, release_memory
 from attlas.engine.passage.passage import Passage
 from attlas.engine.passage.runner import PassageRun, ShardRunner
+from attlas.errors import StoreBusyError
 from attlas.memory import peak_memory
 from attlas.storage import PackWriter
 from attlas.storage.stores import Where, open_root
@@ -72,10 +73,12 @@ class ShardFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """What stays the same from pack to pack. finish: another shard follows and needs hidden states."""
+    """What stays the same from pack to pack. identity: of the atlas that is written. finish: another shard follows and
+    needs hidden states."""
 
     where: Where
     storage_options: Mapping[str, Any] | None
+    identity: str
     layout: ModelLayout
     kinds: tuple[KindLayout, ...]
     keep: str
@@ -162,10 +165,12 @@ class ShardWorker:
         return [_on_cpu(state) for state in LocalStage(self.shard).passage(layout, passage, states)]
 
     def prepare(self, job: Job) -> None:
-        """Open the store and get ready for packs."""
+        """Open the store and get ready for packs. Raises StoreBusyError where another atlas lies there meanwhile."""
         own = own_layout(job.layout, interface_modules(self.shard.model))
         self.job = job
         self.root: zarr.Group = open_root(job.where, storage_options=job.storage_options, mode="r+")
+        if self.root.attrs["identity"] != job.identity:
+            raise StoreBusyError(f"{job.where} was replaced by another capture meanwhile: this one stops")
         self.runner = ShardRunner(
             self.shard, own, recording=TIERS[job.keep].recording(), kinds=job.kinds, document_ids=self._document_id
         )

@@ -55,7 +55,8 @@ def probe_heads(model: Any, *, length: int = 100, count: int = 2, seed: int = 0,
     the tokens that follow an earlier copy of them, on four repeats of 25 random ids (Olsson et al. 2022, appendix).
     `..._baseline`: of attention spread evenly over the visible keys.
 
-    model: as of `attlas.capture`, with those of its `options` that OPTIONS names. Raises InputError for a model without `self` attention.
+    model: as of `attlas.capture`, with those of its `options` that OPTIONS names. seed: of the ids. Raises InputError
+    for a model without `self` attention.
     """
     wrong = next((name for name in options if name not in OPTIONS), None)
     if wrong is not None:

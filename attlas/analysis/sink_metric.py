@@ -21,6 +21,9 @@ def sink_metric(atlas: Atlas | Where, *, epsilon: float = EPSILON, tokens: int =
     """The sink metric of Gu et al. 2024 (arXiv 2410.10781): the share of heads, over all layers, whose mean weight on
     the first token is more than `epsilon`, averaged over documents; each document by its first `tokens` tokens.
 
+    >>> attlas.analysis.sink_metric(atlas, epsilon=0.05).sink.values
+    array([0.625])
+
     sink(document): of each document. sink_of_layer(layer): of each layer, averaged over documents.
     first(layer, head): the mean weight itself. Raises InputError, also where a document is shorter.
     """

@@ -23,8 +23,12 @@ FORMATS = (".csv", ".json", ".parquet")
 def to_frame(dataset: xr.Dataset, dims: tuple[str, ...] = ("layer", "head")) -> pd.DataFrame:
     """One row for each place of `dims`, one column for each variable that has them all.
 
+    >>> table = attlas.analysis.to_frame(attlas.analysis.statistics(atlas, names=["entropy"]))
+    >>> table.shape[0], "entropy" in table.columns
+    (16, True)
+
     A further dimension becomes columns `name[value]`, such as `sparsity[0.01]`. dims ("document", "layer", "head") give
-    the documents' table, in which `document_` is left out of the names.
+    the documents' table, in which `document_` is left out of the names. Raises InputError where the answer lacks a dim.
     """
     dataset = parse_instance(dataset, "the table", xr.Dataset, "give an answer of attlas.analysis")
     dims = parse_names(dims, "dims")
@@ -52,8 +56,10 @@ def to_frame(dataset: xr.Dataset, dims: tuple[str, ...] = ("layer", "head")) -> 
 def write_table(dataset: xr.Dataset, path: str | Path, dims: tuple[str, ...] = ("layer", "head")) -> None:
     """Write the table as CSV, JSON or Parquet, by the file's ending.
 
-    JSON has what the answer was made from and every column's definition beside the rows; Parquet has them in the
-    metadata of its schema, under "attlas". Raises InputError.
+    >>> attlas.analysis.write_table(attlas.analysis.statistics(atlas), "heads.csv")
+
+    path: .csv, .json or .parquet. dims: as `to_frame`. JSON has what the answer was made from and every column's
+    definition beside the rows; Parquet has them in the metadata of its schema, under "attlas". Raises InputError.
     """
     path = parse_output(path, "path", FORMATS)
     frame = to_frame(dataset, dims)

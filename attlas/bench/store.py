@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from attlas.bench.limits import Limits, drop_caches, synced
 from attlas.bench.machine import find_machine
@@ -29,7 +31,7 @@ from attlas.errors import DisagreementError, InputError, first_line
 from attlas.storage import AtlasSpec, AtlasWriter, open_atlas
 from attlas.storage.factors import FACTORS
 from attlas.storage.pack_writer import to_stored
-from attlas.storage.stores import delete_store, open_store
+from attlas.storage.stores import open_store
 
 __all__ = ["RAW", "bench_store"]
 
@@ -156,7 +158,7 @@ def _make(
 
 
 def _clear(factors: _Factors, contender: str) -> None:
-    delete_store(_open(factors, contender))
+    _remove(_open(factors, contender))
 
 
 def _open(factors: _Factors, contender: str) -> Store:
@@ -177,7 +179,14 @@ def _try_to_write(factors: _Factors) -> None:
 
 
 def _clear_all(factors: _Factors) -> None:
-    delete_store(open_store(factors.where, storage_options=factors.options))
+    _remove(open_store(factors.where, storage_options=factors.options))
+
+
+def _remove(store: Store) -> None:
+    """Everything in a store that this benchmark made, the folder itself included."""
+    sync(store.delete_dir(""))
+    if isinstance(store, LocalStore):
+        shutil.rmtree(store.root, ignore_errors=True)
 
 
 def _forget(factors: _Factors, contender: str) -> None:

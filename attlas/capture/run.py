@@ -25,7 +25,8 @@ from attlas.errors import InputError, PacksFailedError
 from attlas.parse import parse_choice, parse_flag, refuse
 from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
-from attlas.storage.stores import is_empty, open_store, store_name
+from attlas.storage.occupant import refuse_to_make
+from attlas.storage.stores import open_store, store_name
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def capture(
     store: a folder, an fsspec URL such as s3://bucket/name.zarr, "memory://name", or a zarr store.
     keep: "factors" (q, k and log-sum-exp: every weight can be computed), "statistics" (row statistics alone),
         or "maps" (factors, and the weights themselves in `map_dtype`).
+    dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16". device: "auto" (a GPU where there is one),
+        "cpu", "cuda:1", ... revision: branch, tag or commit of a hub model. tokenizer: another than the model's own.
     layers, heads, queries: which to keep: 3, [0, -1], slice(4, 8), an array, or a text such as "0,4:8,-1", "last:512",
         "stride:16"; all by default. Layers and heads are the model's indices, and no layer behind the last one is run;
         queries are places in each document, also "random:1000", drawn by `seed` and the document's id.
@@ -123,7 +126,10 @@ def capture(
     if progress is not None and not callable(progress):
         raise refuse(progress, "progress", "give a function that takes an attlas.progress.CaptureProgress")
     layout.check_reaches(store)
-    going_on = resume and not is_empty(open_store(store, storage_options=storage_options))
+    there = refuse_to_make(
+        open_store(store, storage_options=storage_options), store_name(store), overwrite=overwrite or resume
+    )
+    going_on = resume and there not in {"empty", "begun"}
     spans = stored_spans(store, storage_options=storage_options) if going_on else None
     with _ready(source, budget, layout, spans) as runs:
         plan = plan_capture(
@@ -155,7 +161,7 @@ def capture(
         if going_on:
             writer = AtlasWriter.reopen(store, spec, storage_options=storage_options)
         else:
-            writer = AtlasWriter.create(store, spec, storage_options=storage_options, overwrite=overwrite)
+            writer = AtlasWriter.create(store, spec, storage_options=storage_options, overwrite=overwrite, begun=resume)
         with _removed_if_nothing_committed(writer):
             failed = runs.run(
                 plan.packs, plan.documents, writer, store, storage_options=storage_options,
@@ -225,3 +231,5 @@ def _removed_if_nothing_committed(writer: AtlasWriter) -> Iterator[None]:
     except BaseException:
         writer.discard_if_empty()
         raise
+    finally:
+        writer.close()

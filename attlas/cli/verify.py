@@ -12,14 +12,14 @@ __all__ = ["command"]
 
 @click.command("verify")
 @click.argument("store")
-@click.option("--rows", default=64, show_default=True, help="Rows sampled of each kind and layer.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--rows", default=64, show_default=True, help="Rows sampled of each kind, layer and pack.")
+@click.option("--seed", type=int, help="Of the sample. [default: another each time, which is told]")
 @click.option(
     "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @reports_errors
-def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | None, as_json: bool) -> None:
+def command(store: str, rows: int, seed: int | None, storage_options: dict[str, str] | None, as_json: bool) -> None:
     """Check STORE: arrays, commit records, checksums, finite values, row sums. Exit status 1 where something is wrong.
 
     \b
@@ -40,7 +40,7 @@ def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | 
             }
             for c in report.checks
         ]
-        print_json({"store": store, "passed": report.passed, "checks": checks})
+        print_json({"store": store, "passed": report.passed, "seed": report.seed, "checks": checks})
     else:
         out = console()
         rows = table("", "", "", header=False)
@@ -48,6 +48,7 @@ def command(store: str, rows: int, seed: int, storage_options: dict[str, str] | 
             verdict = styled("[green]ok[/]" if check.passed else "[red]WRONG[/]")
             rows.add_row(verdict, check.name, styled("[dim]{}[/]", check.examined))
         out.print(rows)
+        out.print(styled("[dim]rows drawn with --seed {}[/]", report.seed))
         for note in (note for check in report.checks for note in check.notes):
             out.print(styled("[dim]note: {}[/]", note))
         for problem in report.problems:

@@ -42,11 +42,10 @@ def explain(
     >>> plan.source, plan.layers, plan.heads, plan.of_rows
     ('factors', 4, 4, 146)
 
+    question: its name. workers, scheduler, choices: as of the question's function.
     Raises InputError where there is no such question or choice.
     """
     atlas = parse_atlas(atlas)
     execution = Execution(scheduler=scheduler, workers=workers)
     planner = QUESTIONS[parse_choice(question, "question", tuple(QUESTIONS))]
-    return explain_job(
-        atlas, planner(atlas, **choices), scheduler=execution.scheduler, workers=execution.workers
-    )
+    return explain_job(atlas, planner(atlas, **choices), scheduler=execution.scheduler, workers=execution.workers)

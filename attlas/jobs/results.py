@@ -1,6 +1,9 @@
 """Answers kept in the atlas they were asked of, under `analysis/`: found again when the same question comes.
 
 `analysis/<question>-<hash>` names the place of its answer, `analysis/<question>-<hash>.<time>-<mark>`, a Zarr group.
+The hash is of the question, of the atlas's identity and of the records of the packs that were committed: an answer is
+found as long as it would come out the same. The name tells the digest of every file of the answer, and its own: what is
+damaged, moved or half there is computed again, and said to be.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from zarr.core.sync import sync
 
 import attlas
 from attlas.errors import CorruptAtlasError, first_line
+from attlas.jobs.kept_files import CheckedStore, NotingStore, is_signed, signed
 from attlas.storage import Atlas, parse_atlas
 from attlas.storage.stores import Where
 
@@ -33,7 +37,7 @@ QUESTION = re.compile(r"[^.]+-[0-9a-f]{16}")
 PLACE = re.compile(r"(?P<question>[^.]+-[0-9a-f]{16})\.(?P<begun>\d+)-[0-9a-f]{12}")
 DESCRIPTION = ("question", "parameters", "made")
 
-REVISION = 2
+REVISION = 3
 """Counted up whenever an answer to the same question would come out differently."""
 
 STALE = 3600.0
@@ -41,20 +45,26 @@ STALE = 3600.0
 
 
 def find_result(atlas: Atlas, question: str, parameters: Mapping[str, Any]) -> xr.Dataset | None:
-    """The kept answer to this very question of the atlas as it is now; None where there is none."""
-    store = atlas.root.store
-    published = _published(store, _path(atlas, question, parameters))
+    """The kept answer to this very question of the atlas as it is now; None where there is none.
+
+    Where it is damaged there is none, with a warning that says so.
+    """
+    store, path = atlas.root.store, _path(atlas, question, parameters)
+    published = _published(store, path)
     if published is None:
         return None
     try:
+        if not is_signed(published) or published["path"] != path:
+            raise CorruptAtlasError(f"{path} is not what was written there")
         answer = xr.open_zarr(
-            store, group=published["place"], consolidated=False, zarr_format=3, chunks=None
+            CheckedStore(store, published["files"]), group=published["place"], consolidated=False, zarr_format=3,
+            chunks=None,
         ).load()  # fmt: skip
-    except FileNotFoundError as error:
-        raise CorruptAtlasError(
-            f"{atlas.name} names a kept answer at {published['place']}, which is not there: remove "
-            f"{_path(atlas, question, parameters)}"
-        ) from error
+    except CorruptAtlasError as error:
+        warnings.warn(
+            f"the answer that {atlas.name} keeps is damaged, and is computed again: {first_line(error)}", stacklevel=2
+        )
+        return None
     return answer.assign_attrs(reused="yes", kept=published["place"])
 
 
@@ -79,10 +89,13 @@ def keep_result(atlas: Atlas, question: str, parameters: Mapping[str, Any], resu
         _remove_stale(store, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr announces that strings may yet change their specification
+            noting = NotingStore(store, {})
             _writable(result).to_zarr(
-                store, group=place, mode="w", zarr_format=3, consolidated=False, write_empty_chunks=True
+                noting, group=place, mode="w", zarr_format=3, consolidated=False, write_empty_chunks=True
             )
-        _publish(store, path, {"place": place} | {name: result.attrs[name] for name in DESCRIPTION})
+        files = {key: digest for key, digest in noting.noted.items() if key.startswith(f"{place}/")}
+        told = {"path": path, "place": place, "files": files} | {name: result.attrs[name] for name in DESCRIPTION}
+        _publish(store, path, signed(told))
     except (OSError, PermissionError, ValueError) as error:
         reason = first_line(error)
         warnings.warn(f"the answer is not kept in {atlas.name}: {reason}", stacklevel=2)
@@ -93,13 +106,19 @@ def keep_result(atlas: Atlas, question: str, parameters: Mapping[str, Any], resu
 def saved_results(atlas: Atlas | Where) -> dict[str, dict[str, Any]]:
     """path -> question, parameters and time of every answer that the atlas keeps, in the order they were made in.
 
+    >>> found = attlas.analysis.statistics(atlas, names=["entropy"])
+    >>> kept = attlas.analysis.saved_results(atlas)
+    >>> sorted(next(iter(kept.values())))
+    ['made', 'parameters', 'question']
+
+    Raises InputError for what is no atlas.
     `xr.open_zarr(store, group=path, consolidated=False)` opens one.
     """
     store = parse_atlas(atlas).root.store
     kept = {}
     for name in _listed(store):
         published = _published(store, f"{FOLDER}/{name}") if QUESTION.fullmatch(name) else None
-        if published is not None:
+        if published is not None and is_signed(published):
             kept[str(published["place"])] = {key: published[key] for key in DESCRIPTION}
     return dict(sorted(kept.items(), key=lambda one: str(one[1]["made"])))
 
@@ -112,13 +131,22 @@ def _publish(store: Store, path: str, attributes: Mapping[str, Any]) -> None:
 
 
 def _published(store: Store, path: str) -> dict[str, Any] | None:
-    """What a question's name says: the place of its answer, and what made it; None where none is published."""
+    """What a question's name says: the place of its answer, and what made it; None where none is published.
+
+    Where it cannot be read, nothing of it, which is not signed.
+    """
     try:
         content = sync(store.get(f"{path}/zarr.json", default_buffer_prototype()))
     except NotADirectoryError:  # a file where the folder of answers would be
         return None
-    attributes = {} if content is None else json.loads(content.to_bytes())["attributes"]
-    return attributes if "place" in attributes else None
+    if content is None:
+        return None
+    try:
+        told = json.loads(content.to_bytes())
+    except (ValueError, RecursionError):
+        return {}
+    attributes = told.get("attributes") if isinstance(told, dict) else None
+    return attributes if isinstance(attributes, dict) else {}
 
 
 def _listed(store: Store) -> list[str]:
@@ -137,20 +165,20 @@ def _remove_stale(store: Store, path: str) -> None:
     published = _published(store, path)
     for match in filter(None, map(PLACE.fullmatch, names)):
         place, question = f"{FOLDER}/{match[0]}", match["question"]
-        second = f"{FOLDER}/{question}" == path and (published is None or published["place"] != place)
+        second = f"{FOLDER}/{question}" == path and (published is None or published.get("place") != place)
         if (second or question not in questions) and time.time() - float(match["begun"]) > STALE:
             sync(store.delete_dir(place))
 
 
 def _path(atlas: Atlas, question: str, parameters: Mapping[str, Any]) -> str:
-    """The name of a question asked of an atlas by this code, of the packs that are committed."""
+    """The name of a question asked of an atlas by this code, of the packs as they were committed."""
     asked = json.dumps(
         {
             "parameters": dict(parameters),
             "version": attlas.__version__,
             "revision": REVISION,
-            "created": atlas.attrs["created"],
-            "documents": hashlib.sha256("\0".join(atlas).encode()).hexdigest(),
+            "atlas": atlas.identity,
+            "packs": atlas.committed_records,
         },
         sort_keys=True,
     )

@@ -23,7 +23,8 @@ MARKERS = "osD^vP*X"
 def bench_figure(report: Report) -> Figure:
     """Time and memory against N where there are several N, speed-up where there are workers, bars elsewhere.
 
-    Raises InputError where nothing was timed.
+    report: what `attlas bench ... --json` writes, read by `attlas.bench.report.Report.from_json`. Raises InputError
+    where nothing was timed.
     """
     report = parse_instance(report, "report", Report, "give a Report, which attlas bench --json writes")
     timed = [row for row in report.rows if row.times is not None]

@@ -23,6 +23,10 @@ WHOLE = MaxNLocator(integer=True)
 def diversity_matrix(answer: xr.Dataset) -> Figure:
     """Jensen-Shannon distance of all heads, ordered by the dendrogram above; the strip beside shows each head's layer.
 
+    >>> figure = attlas.plots.diversity_matrix(attlas.analysis.head_diversity(atlas))
+    >>> len(figure.axes) > 0
+    True
+
     answer: of `attlas.analysis.head_diversity`. Raises InputError where heads of different layers were not compared.
     """
     answer = _compared(answer)
@@ -66,6 +70,11 @@ def diversity_matrix(answer: xr.Dataset) -> Figure:
 def head_plane(answer: xr.Dataset) -> Figure:
     """Heads as points whose distances are, as well as a plane can hold them, their Jensen-Shannon distances.
 
+    >>> figure = attlas.plots.head_plane(attlas.analysis.head_diversity(atlas))
+    >>> len(figure.axes) > 0
+    True
+
+    answer: of `attlas.analysis.head_diversity`. Raises InputError where heads of different layers were not compared.
     Colour: layer; shape: cluster. The points that lie farthest out, or all of a few, carry `layer.head`.
     """
     answer = _compared(answer)

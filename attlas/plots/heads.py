@@ -28,7 +28,15 @@ ROLE_VARIABLES = ("role_score", "role_threshold", "role_baseline", "has_role")
 
 
 def head_map(values: xr.DataArray) -> Figure:
-    """Values (layer, head) as a map: layers down, heads across. Raises InputError where they are no such numbers."""
+    """Values (layer, head) as a map: layers down, heads across.
+
+    >>> figure = attlas.plots.head_map(attlas.analysis.statistics(atlas).entropy)
+    >>> len(figure.axes) > 0
+    True
+
+    values: one number a head, in any unit, such as a variable of `attlas.analysis.statistics`. Raises InputError where
+    they are no such numbers.
+    """
     values = parse_head_values(values)
     with styled():
         width, height = _size(values.sizes["head"]), _size(values.sizes["layer"])
@@ -44,7 +52,14 @@ def head_map(values: xr.DataArray) -> Figure:
 
 
 def role_map(roles: xr.Dataset) -> Figure:
-    """Each head in the colour of the role in which it passes its threshold by most."""
+    """Each head in the colour of the role in which it passes its threshold by most.
+
+    >>> figure = attlas.plots.role_map(attlas.analysis.head_roles(atlas))
+    >>> len(figure.axes) > 0
+    True
+
+    roles: of `attlas.analysis.head_roles`. Raises InputError for anything else.
+    """
     roles = parse_answer(roles, "head_roles", *ROLE_VARIABLES)
     with styled():
         width, height = _size(roles.sizes["head"]), _size(roles.sizes["layer"])
@@ -55,7 +70,15 @@ def role_map(roles: xr.Dataset) -> Figure:
 
 
 def head_page(roles: xr.Dataset, diversity: xr.Dataset) -> Figure:
-    """The map of roles, the leading heads of each role against evenly spread attention, and diversity by layer."""
+    """The map of roles, the leading heads of each role against evenly spread attention, and diversity by layer.
+
+    >>> roles, diversity = attlas.analysis.head_roles(atlas), attlas.analysis.head_diversity(atlas)
+    >>> figure = attlas.plots.head_page(roles, diversity)
+    >>> len(figure.axes) > 0
+    True
+
+    roles, diversity: of `attlas.analysis.head_roles` and `head_diversity`. Raises InputError for anything else.
+    """
     roles = parse_answer(roles, "head_roles", *ROLE_VARIABLES)
     diversity = parse_answer(diversity, "head_diversity", "effective_heads")
     with styled():

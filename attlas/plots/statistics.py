@@ -25,7 +25,12 @@ FEW_COLOURS = 12
 def layer_means(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
     """One panel a statistic: the mean over a layer's heads, the middle half of them, and each head as a dot.
 
-    answer: of `attlas.analysis.statistics`. Raises InputError where a name is no statistic a head.
+    >>> figure = attlas.plots.layer_means(attlas.analysis.statistics(atlas), ["entropy", "self_weight"])
+    >>> len(figure.axes) > 0
+    True
+
+    answer: of `attlas.analysis.statistics`. names: some of its statistics; by default all. Raises InputError where a
+    name is no statistic a head.
     """
     chosen = _chosen(answer, names)
     rows, columns = grid_of(len(chosen))
@@ -52,7 +57,14 @@ def layer_means(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figur
 
 
 def histograms(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
-    """One panel a statistic: how many heads have which value."""
+    """One panel a statistic: how many heads have which value.
+
+    >>> figure = attlas.plots.histograms(attlas.analysis.statistics(atlas), ["entropy"])
+    >>> len(figure.axes) > 0
+    True
+
+    answer, names: as `layer_means`. Raises InputError where a name is no statistic a head.
+    """
     chosen = _chosen(answer, names)
     rows, columns = grid_of(len(chosen))
     with styled():
@@ -79,6 +91,11 @@ def histograms(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figure
 def head_boxes(answer: xr.Dataset, name: str = "entropy", *, layer: int | None = None) -> Figure:
     """One box a head: a statistic over the documents, whiskers from the 5th to the 95th percentile.
 
+    >>> figure = attlas.plots.head_boxes(attlas.analysis.statistics(atlas), "entropy", layer=1)
+    >>> len(figure.axes) > 0
+    True
+
+    answer: of `attlas.analysis.statistics`. name: one of its statistics.
     layer: the heads of one layer; by default every layer has a panel. Raises InputError where the answer does not tell
     documents apart.
     """
@@ -117,7 +134,14 @@ def head_boxes(answer: xr.Dataset, name: str = "entropy", *, layer: int | None =
 
 
 def distance_decay(answer: xr.Dataset) -> Figure:
-    """Weight a token at each distance, one line a layer (mean over its heads), on logarithmic axes."""
+    """Weight a token at each distance, one line a layer (mean over its heads), on logarithmic axes.
+
+    >>> figure = attlas.plots.distance_decay(attlas.analysis.statistics(atlas))
+    >>> len(figure.axes) > 0
+    True
+
+    answer: of `attlas.analysis.statistics`, with weight_by_distance. Raises InputError for anything else.
+    """
     if "weight_by_distance" not in parse_answer(answer, "statistics"):
         raise InputError("there is no weight_by_distance here: it needs factors, and keys of the query's own text")
     start, stop = answer.distance.values, answer.distance_stop.values

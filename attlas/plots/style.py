@@ -55,7 +55,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write .png, .pdf or .svg by the file's ending; raises InputError at any other."""
+    """Write a figure to a file: .png, .pdf or .svg, by its ending.
+
+    >>> figure = attlas.plots.head_map(attlas.analysis.statistics(atlas).entropy)
+    >>> attlas.plots.save(figure, "entropy.png")
+
+    path: of the file. Raises InputError at any other ending.
+    """
     figure = parse_instance(figure, "figure", Figure, "give what a function of attlas.plots returned")
     path = parse_output(path, "path", ENDINGS)
     with styled():

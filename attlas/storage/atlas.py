@@ -32,7 +32,14 @@ __all__ = ["Atlas", "open_atlas", "parse_atlas"]
 
 
 def open_atlas(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> Atlas:
-    """Open an atlas for reading; see `Atlas`. Raises StoreMissingError where there is none."""
+    """Open an atlas for reading; see `Atlas`.
+
+    >>> list(attlas.open_atlas("demo.zarr"))
+    ['demo']
+
+    where: a folder, a URL such as s3://bucket/name.zarr, "memory://name", or a zarr store. storage_options: fsspec's,
+    for a URL. Raises StoreMissingError where there is no atlas, CorruptAtlasError where it contradicts itself.
+    """
     return Atlas(open_root(where, storage_options=storage_options), store_name(where))
 
 
@@ -144,6 +151,11 @@ class Atlas(Mapping[str, xr.Dataset]):
         table = _table(self.root, "packs", "pack", without=("commit", "failure", "digests", *records))
         attributes = {name: dict(self.root[f"packs/{name}"].attrs) for name in records}
         return table.assign({name: ("pack", values, attributes[name]) for name, values in records.items()})
+
+    @cached_property
+    def committed_records(self) -> str:
+        """A digest of the records of the packs that were committed when the atlas was opened, whose rows it reads."""
+        return Records(self.root).digest(self._committed)
 
     def layers(self, kind: str) -> tuple[int, ...]:
         return tuple(int(i) for i in self.column(f"{self.parse_kind(kind)}/layer"))

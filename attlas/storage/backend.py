@@ -11,7 +11,8 @@ from xarray.backends import BackendEntrypoint
 
 from attlas.errors import AttlasError
 from attlas.storage.atlas import open_atlas
-from attlas.storage.stores import holds_atlas, open_store
+from attlas.storage.occupant import look
+from attlas.storage.stores import open_store
 from attlas.storage.tile import only_document
 
 __all__ = ["AttlasBackend"]
@@ -44,6 +45,6 @@ class AttlasBackend(BackendEntrypoint):
         if not isinstance(filename_or_obj, str | Path) or not Path(str(filename_or_obj)).is_dir():
             return False
         try:
-            return holds_atlas(open_store(filename_or_obj))
+            return look(open_store(filename_or_obj)) in {"atlas", "begun", "damaged"}
         except (AttlasError, OSError, ValueError):
             return False

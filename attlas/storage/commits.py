@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -40,6 +41,9 @@ class PackRecord:
     tile_bytes: int = 0
     chunk_tokens: int = 0
 
+
+NONE: Mapping[str, Any] = asdict(PackRecord(attempt=0))
+"""What is told of a pack that has no record."""
 
 PUBLISHED: Mapping[str, tuple[str, str, str]] = {
     "attempt": ("int32", "how often the pack was run", "1"),
@@ -98,6 +102,30 @@ class Records:
     def fail(self, pack: int, record: PackRecord) -> None:
         self._put(FAILURE, pack, record)
 
+    def sound(self) -> set[int]:
+        """The packs that are committed, and whose record is the one that was written there."""
+        found = read_columns(self.root, {STATE: ...})[STATE]
+        if bool((found == COMMITTED).all()):
+            return set(range(len(found)))
+        places = [int(place) for place in np.flatnonzero(read_states(self.root, found) == COMMITTED)]
+        return set(places) - set(self.damaged(places))
+
+    def damaged(self, places: Sequence[int]) -> dict[int, str]:
+        """Of committed packs, those whose record is not the one that was written there, with what is wrong.
+
+        The records themselves are looked at, also where the arrays of a finished atlas tell the same.
+        """
+        wrong: dict[int, str] = {}
+        with suppress(CorruptAtlasError):
+            self._told(COMMIT, places)  # all at once, which most often is all
+            return wrong
+        for place in places:
+            try:
+                self._told(COMMIT, [place])
+            except CorruptAtlasError as error:
+                wrong[place] = str(error)
+        return wrong
+
     def table(self) -> dict[str, NDArray[Any]]:
         """The state of every pack and every field of its record, one array each."""
         found = read_columns(self.root, dict.fromkeys([STATE, DIGESTS, *(f"packs/{name}" for name in PUBLISHED)], ...))
@@ -109,6 +137,11 @@ class Records:
         return {"state": states} | {
             name: checked(f"packs/{name}", values, str(digests.get(name))) for name, values in table.items()
         }
+
+    def digest(self, packs: NDArray[np.bool_]) -> str:
+        """Of the records of some packs, which change where one of them is captured again."""
+        columns = [values[packs] for _, values in sorted(self.table().items())]
+        return " ".join([digest_of(np.flatnonzero(packs)), *map(digest_of, columns)])
 
     def publish(self) -> None:
         """Write the records of a finished atlas as arrays, unless they are there; waits for packs still pending."""
@@ -125,26 +158,33 @@ class Records:
 
     def _gathered(self, states: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
         found: dict[int, dict[str, Any]] = {}
-        none = asdict(PackRecord(attempt=0))
         for path, state in ((FAILURE, FAILED), (COMMIT, COMMITTED)):
-            places = np.flatnonzero(states == state)
-            if len(places):
-                parts = {f"{path} {place}": (path, slice(int(place), int(place) + 1)) for place in places}
-                texts = read_parts(self.root, parts)
-                for place, text in zip(places.tolist(), texts.values(), strict=True):
-                    found[place] = _parsed(f"{path} of pack {place}", str(text[0]))
-                    if found[place].get("pack") != place or set(none) - set(found[place]):
-                        raise CorruptAtlasError(
-                            f"{path} of pack {place} is not the record that was written there: put the file back, or "
-                            "capture the pack again"
-                        )
+            found |= self._told(path, [int(place) for place in np.flatnonzero(states == state)])
         return {
-            name: np.array([found.get(pack, none)[name] for pack in range(len(states))], dtype=_dtype(name))
+            name: np.array([found.get(pack, NONE)[name] for pack in range(len(states))], dtype=_dtype(name))
             for name in PUBLISHED
         }
 
+    def _told(self, path: str, places: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The records of packs; raises CorruptAtlasError where one is not of this pack and this atlas."""
+        found = {}
+        texts = read_parts(self.root, {f"{place}": (path, slice(place, place + 1)) for place in places})
+        for place, text in zip(places, texts.values(), strict=True):
+            told = found[place] = _parsed(f"{path} of pack {place}", str(text[0]))
+            if (told.get("pack"), told.get("atlas")) != (place, self._identity) or set(NONE) - set(told):
+                raise CorruptAtlasError(
+                    f"{path} of pack {place} is not the record that was written there: put the file back, or "
+                    "capture the pack again"
+                )
+        return found
+
+    @property
+    def _identity(self) -> str:
+        return str(self.root.attrs.get("identity", ""))
+
     def _put(self, path: str, pack: int, record: PackRecord) -> None:
-        self._array(path)[pack : pack + 1] = np.array([json.dumps({"pack": pack} | asdict(record))], dtype=object)
+        told = {"pack": pack, "atlas": self._identity} | asdict(record)
+        self._array(path)[pack : pack + 1] = np.array([json.dumps(told)], dtype=object)
 
     def _array(self, path: str) -> zarr.Array[Any]:
         array = self.root[path]

@@ -22,12 +22,15 @@ from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 from attlas.errors import CorruptAtlasError, first_line
+from attlas.storage.column_chunks import read_chunks, takes_chunks
 
-__all__ = ["checked", "column_digests", "digest_of", "read_columns", "read_parts", "read_root", "seal_root"]
+__all__ = ["ROOT", "checked", "column_digests", "digest_of", "read_columns", "read_parts", "read_root", "with_digest"]
 
-SIZE = 8
+SIZE, ROOT_SIZE = 8, 16
 ROOT = "zarr.json"
-BROKEN = (ValueError, RuntimeError, TypeError, KeyError, IndexError, OverflowError, MemoryError, AttributeError)
+UNSEALED = "0" * 2 * ROOT_SIZE
+"""Stands in the place of the metadata's digest while it is computed."""
+BROKEN = (ValueError, RuntimeError, MemoryError)
 """What zarr and its codecs raise over bytes that are not what they should be."""
 
 
@@ -80,10 +83,18 @@ def read_parts(root: zarr.Group, parts: Mapping[str, tuple[str, Any]]) -> dict[s
         assert isinstance(array, zarr.AsyncArray)
         wanted, rows = digests.get(path), array.chunks[0]
         begin, stop, _ = (slice(None) if part is ... else part).indices(array.shape[0])
-        if wanted is None:
-            return np.asarray(await _decoded(path, array, part))
+        if wanted is not None and len(wanted) != max(1, -(-array.shape[0] // rows)):
+            raise CorruptAtlasError(
+                f"{path} tells of {array.shape[0]:,} rows, and has digests of {len(wanted):,} chunks: the metadata in "
+                "zarr.json are damaged; put the file back from a copy"
+            )
         low, high = begin // rows * rows, min(-(-stop // rows) * rows, array.shape[0])
-        values = np.asarray(await _decoded(path, array, slice(low, high)))
+        if takes_chunks(array) and high > low:
+            values = await read_chunks(path, array, low // rows, -(-high // rows))
+        else:
+            values = np.asarray(await _decoded(path, array, slice(low, high)))
+        if wanted is None:
+            return values[begin - low : stop - low]
         for chunk in range(low // rows, -(-high // rows)):
             checked(path, values[chunk * rows - low : (chunk + 1) * rows - low], wanted[chunk])
         return values[begin - low : stop - low]
@@ -103,13 +114,12 @@ async def _decoded(path: str, array: Any, part: Any) -> Any:
         ) from error
 
 
-def seal_root(store: Store) -> None:
-    """Put the digest of all metadata beside it: the last write of an atlas that is made."""
-    metadata = _raw_root(store)
-    assert metadata is not None
-    metadata["attributes"]["digest"] = _metadata_digest(metadata)
-    text = json.dumps(metadata, ensure_ascii=False).encode()
-    sync(store.set(ROOT, default_buffer_prototype().buffer.from_bytes(text)))
+def with_digest(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A root's metadata with their digest among the attributes: that of the file which `json.dumps` makes of them."""
+    plain = dict(metadata)
+    plain["attributes"] = plain["attributes"] | {"digest": UNSEALED}
+    digest = _root_digest(json.dumps(plain).encode())
+    return plain | {"attributes": plain["attributes"] | {"digest": digest}}
 
 
 def read_root(store: Store) -> zarr.Group | None:
@@ -117,22 +127,23 @@ def read_root(store: Store) -> zarr.Group | None:
 
     A group without a digest was never finished, and has no attribute `digest`. Raises CorruptAtlasError.
     """
-    metadata = _raw_root(store)
-    if metadata is None or metadata.get("node_type") != "group":
+    raw = _raw_root(store)
+    if raw is None:
         return None
-    try:
-        attributes = metadata["attributes"]
-        if "digest" in attributes and attributes["digest"] != _metadata_digest(metadata):
-            raise CorruptAtlasError(
-                "the metadata in zarr.json do not fit their digest: put the file back from a copy, or make the atlas "
-                "again with --overwrite"
-            )
-        group = zarr.Group(
-            zarr.core.group.AsyncGroup(metadata=GroupMetadata.from_dict(metadata), store_path=StorePath(store))
+    metadata = _parsed_root(raw)
+    if metadata.get("node_type") != "group":
+        return None
+    attributes = metadata.get("attributes")
+    if not isinstance(attributes, dict) or "digest" not in attributes:
+        known = GroupMetadata(attributes=attributes if isinstance(attributes, dict) else {}, zarr_format=3)
+    elif attributes["digest"] != _root_digest(raw.replace(_told(attributes["digest"]), _told(UNSEALED), 1)):
+        raise CorruptAtlasError(
+            "the metadata in zarr.json do not fit their digest: put the file back from a copy, or make the atlas "
+            "again with --overwrite"
         )
-    except BROKEN as error:
-        raise CorruptAtlasError(f"the metadata in zarr.json are damaged ({first_line(error)})") from error
-    return group
+    else:  # what we wrote
+        known = GroupMetadata.from_dict(metadata)
+    return zarr.Group(zarr.core.group.AsyncGroup(metadata=known, store_path=StorePath(store)))
 
 
 def members(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -140,21 +151,27 @@ def members(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from (metadata.get("consolidated_metadata") or {}).get("metadata", {}).items()
 
 
-def _raw_root(store: Store) -> dict[str, Any] | None:
+def _raw_root(store: Store) -> bytes | None:
     buffer = sync(store.get(ROOT, default_buffer_prototype()))
-    if buffer is None:
-        return None
+    return None if buffer is None else buffer.to_bytes()
+
+
+def _parsed_root(raw: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(buffer.to_bytes())
+        found = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CorruptAtlasError(
             f"zarr.json is damaged ({first_line(error)}): put it back from a copy, or make the atlas again with "
             "--overwrite"
         ) from error
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
-def _metadata_digest(metadata: Mapping[str, Any]) -> str:
-    attributes = {name: value for name, value in metadata["attributes"].items() if name != "digest"}
-    text = json.dumps({**metadata, "attributes": attributes}, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def _told(digest: Any) -> bytes:
+    """How a digest stands in the file."""
+    return b'"digest": ' + json.dumps(digest).encode()
+
+
+def _root_digest(unsealed: bytes) -> str:
+    """The digest of the file's bytes, with UNSEALED in its own place."""
+    return hashlib.blake2b(unsealed, digest_size=ROOT_SIZE).hexdigest()

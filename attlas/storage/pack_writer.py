@@ -42,8 +42,9 @@ class PackWriter:
 
     document_id: a document's id by its number, for its maps. layers: kind -> the model's indices of the layers that
     come to this writer; None for all. They are whole spans of the store's layers, so that several writers may write
-    one pack. `flush` raises MissingAttentionError where a layer has not handed over every row of the pack, and
-    `write` where rows come out of order: nothing with a hole in it is ever committed.
+    one pack. before_write: called before each write; what it raises ends the pack. `flush` raises
+    MissingAttentionError where a layer has not handed over every row of the pack, and `write` where rows come out of
+    order: nothing with a hole in it is ever committed.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class PackWriter:
         kinds: Sequence[KindLayout],
         document_id: Callable[[int], str],
         layers: Mapping[str, Sequence[int]] | None = None,
+        before_write: Callable[[], None] = lambda: None,
     ) -> None:
-        self.root, self.pack = root, pack
+        self.root, self.pack, self.before_write = root, pack, before_write
         self.kinds = {kind.kind: kind for kind in kinds}
         self.layers = {kind.kind: kind.layers for kind in kinds} if layers is None else layers
         self.document_id = document_id
@@ -219,6 +221,7 @@ class PackWriter:
         array = self._array(path)
 
         def write() -> None:
+            self.before_write()
             if takes_raw_zarr_shards(array):
                 assert array.shards is not None
                 place = [0] * array.ndim
@@ -272,6 +275,7 @@ class PackWriter:
         array = self._array(path)
 
         def write() -> None:
+            self.before_write()
             files = write_map_rows(array, index, rows.start, rows.a_HQK.numpy(), self.identity)
             self.written.append(sum(files.values()))
 

@@ -153,9 +153,11 @@ def token_arrays(documents: Sequence[Document], packs: Sequence[Pack], axis: str
     yield column(f"{path}/token_id", dim, "int32", ids, "vocabulary index", fill=-1)
     yield column(f"{path}/token", dim, "str", text, "the token as text")
     yield column(f"{path}/position", dim, "int32", position, "place in the document", units="token", fill=-1)
-    yield column(f"{path}/char_start", dim, "int32", char_start, "first character in the input text", fill=-1)
-    yield column(f"{path}/char_end", dim, "int32", char_end, "character after the last", fill=-1)
-    yield column(f"{path}/word", dim, "int32", word, "word of the document, -1 where it belongs to none", fill=-1)
+    if (char_start >= 0).any():  # some document is a text
+        yield column(f"{path}/char_start", dim, "int32", char_start, "first character in the input text", fill=-1)
+        yield column(f"{path}/char_end", dim, "int32", char_end, "character after the last", fill=-1)
+    if (word >= 0).any():
+        yield column(f"{path}/word", dim, "int32", word, "word of the document, -1 where it belongs to none", fill=-1)
     yield column(f"{path}/special", dim, "bool", special, "whether the tokenizer calls it special", fill=False)
     if (types >= 0).any():
         yield column(f"{path}/token_type", dim, "int32", types, "token type (segment) given to the model", fill=-1)

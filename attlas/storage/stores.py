@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from attlas.errors import CorruptAtlasError, InputError, StoreMissingError
 from attlas.parse import parse_mapping, parse_path, refuse
+from attlas.storage.declared_sizes import check_declared_sizes
 from attlas.storage.digests import read_root
+from attlas.storage.occupant import look
 from attlas.storage.schema import VERSION
 
 __all__ = [
     "Where",
-    "delete_store",
-    "holds_atlas",
-    "is_empty",
     "open_root",
     "open_store",
     "store_bytes",
@@ -67,58 +65,42 @@ def store_name(where: Where) -> str:
     return str(where)
 
 
-def is_empty(store: Store) -> bool:
-    """Whether nothing lies in the store."""
-    if isinstance(store, LocalStore) and Path(store.root).is_file():
-        raise InputError(f"{store.root} is a file: an atlas is a folder, choose another name")
-    return bool(sync(store.is_empty("")))
-
-
-def holds_atlas(store: Store) -> bool:
-    """Whether an atlas lies in the store, whole or half made."""
-    try:
-        return _atlas_group(store) is not None
-    except CorruptAtlasError:
-        return True
-
-
-def delete_store(store: Store) -> None:
-    """Remove everything in the store, the folder itself included."""
-    sync(store.delete_dir(""))
-    if isinstance(store, LocalStore):
-        shutil.rmtree(store.root, ignore_errors=True)
-
-
 def open_root(where: Where, *, storage_options: Mapping[str, Any] | None = None, mode: str = "r") -> zarr.Group:
-    """The root group of an atlas; raises StoreMissingError where there is none."""
-    store = open_store(where, storage_options=storage_options)
+    """The root group of an atlas, in one request.
+
+    mode: "r" or "r+". Raises StoreMissingError where there is none, CorruptAtlasError where its root is damaged.
+    """
+    store, name = open_store(where, storage_options=storage_options), store_name(where)
     if isinstance(store, LocalStore) and not Path(store.root).exists():
-        raise StoreMissingError(f"there is no atlas at {store_name(where)}: make one with attlas capture")
-    try:
-        root = _atlas_group(store)
-    except CorruptAtlasError as error:
-        raise CorruptAtlasError(f"{store_name(where)}: {error}") from error
-    if root is None:
-        raise StoreMissingError(f"{store_name(where)} holds no atlas of schema {VERSION}")
-    if mode != "r":
-        root = zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
-    if "digest" not in root.attrs:  # written last of all when an atlas is made
-        raise StoreMissingError(
-            f"{store_name(where)} was begun and never finished, and holds nothing: make it again with --overwrite"
-        )
-    return root
-
-
-def _atlas_group(store: Store) -> zarr.Group | None:
-    """The root group to be read; None where no atlas of this schema lies there. Raises CorruptAtlasError, where one
-    does whose metadata are damaged."""
+        raise StoreMissingError(f"there is no atlas at {name}: make one with attlas capture")
     try:
         root = read_root(store)
     except CorruptAtlasError:
-        if all(sync(store.exists(f"{path}/zarr.json")) for path in ("documents/document_id", "packs/commit")):
-            raise
-        return None
-    return root if root is not None and root.attrs.get("attlas_version") == VERSION else None
+        root = None
+    if root is None or root.attrs.get("attlas_version") != VERSION or "digest" not in root.attrs:
+        raise _why_not(store, name)
+    check_declared_sizes(root)
+    return root if mode == "r" else zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+
+
+def _why_not(store: Store, name: str) -> StoreMissingError | CorruptAtlasError:
+    """Why there is no atlas to be read, and what would help."""
+    there = look(store)
+    if there == "begun":
+        return StoreMissingError(
+            f"{name} was begun and never finished, and holds nothing: the same capture with --resume begins it again"
+        )
+    if there == "older":
+        return StoreMissingError(
+            f"{name} holds an atlas of another schema, and this attlas reads {VERSION}: capture it again with "
+            "--overwrite"
+        )
+    if there == "damaged":
+        return CorruptAtlasError(
+            f"{name}: the metadata in zarr.json are lost or damaged: put the file back from a copy, or make the atlas "
+            "again with --overwrite"
+        )
+    return StoreMissingError(f"{name} holds no atlas of schema {VERSION}")
 
 
 def store_bytes(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> int:

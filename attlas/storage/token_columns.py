@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from attlas.storage.consolidated import holds
 from attlas.storage.digests import read_columns
 
 __all__ = ["AT_ONCE", "WHEN_ASKED", "LateColumns", "fixed_width"]
@@ -35,7 +36,7 @@ class LateColumns:
 
     def of(self, axis: str) -> dict[str, indexing.LazilyIndexedArray]:
         """name -> (tokens,) int32, lazy; metadata is in memory since the opening."""
-        names = [name for name in WHEN_ASKED if f"tokens/{axis}/{name}" in self.root]
+        names = [name for name in WHEN_ASKED if holds(self.root, f"tokens/{axis}/{name}")]
         return {name: indexing.LazilyIndexedArray(_Column(self, axis, name)) for name in names}
 
     @cached_property
@@ -44,7 +45,7 @@ class LateColumns:
             f"tokens/{axis}/{name}": place
             for axis, place in self.places.items()
             for name in WHEN_ASKED
-            if f"tokens/{axis}/{name}" in self.root
+            if holds(self.root, f"tokens/{axis}/{name}")
         }
         return read_columns(self.root, paths)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,12 @@ from zarr.core.sync import sync
 from attlas.parse import parse_callback, parse_count, parse_seed
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
-from attlas.storage.commits import COMMITTED
+from attlas.storage.commits import COMMITTED, Records
 from attlas.storage.damage import committed_packs, damage_of, dims_of, pack_range
 from attlas.storage.factors import Factor
 from attlas.storage.lazy import DocumentRows, LazyAttention
 from attlas.storage.stores import Where
+from attlas.storage.strays import find_strays
 from attlas.storage.zarr_shard_reader import ZarrShardReaders
 
 __all__ = ["Check", "VerifyReport", "verify"]
@@ -52,7 +54,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
+    """seed: with which rows were drawn."""
+
     checks: tuple[Check, ...]
+    seed: int
 
     @property
     def passed(self) -> bool:
@@ -67,7 +72,7 @@ def verify(
     where: Where,
     *,
     sample_rows: int = 64,
-    seed: int = 0,
+    seed: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> VerifyReport:
@@ -77,10 +82,12 @@ def verify(
     True
 
     Every chunk of every committed pack is read and its checksum compared; row sums and maps are checked on
-    `sample_rows` seeded rows of each kind and layer. Memory: a shard, or WORKING_BYTES of weights. Raises
+    `sample_rows` rows of each kind, layer and committed pack, of one of its documents. seed: by which these are drawn;
+    None for another each time, which the report tells. Memory: a shard, or WORKING_BYTES of weights. Raises
     StoreMissingError where there is no atlas, InputError.
     """
-    sample_rows, seed = parse_count(sample_rows, "sample_rows"), parse_seed(seed)
+    sample_rows = parse_count(sample_rows, "sample_rows")
+    seed = secrets.randbelow(2**32) if seed is None else parse_seed(seed)
     parse_callback(progress, "progress")
     atlas = open_atlas(where, storage_options=storage_options)
     checks = []
@@ -97,7 +104,7 @@ def verify(
         checks.append(check(atlas, np.random.default_rng(seed), sample_rows))
         if name == "arrays" and not checks[-1].passed:
             break  # the other checks would only say the same again, array by array
-    return VerifyReport(checks=tuple(checks))
+    return VerifyReport(checks=tuple(checks), seed=seed)
 
 
 def _expected(atlas: Atlas) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -182,8 +189,9 @@ def _token_sizes(atlas: Atlas) -> dict[str, int]:
 
 
 def _commits(atlas: Atlas, _rng: np.random.Generator, _sample: int) -> Check:
-    """Each committed pack has a file for every shard that holds one of its tokens."""
-    problems, notes, shards = [], [], 0
+    """Each committed pack has its own record, and a file for every shard that holds one of its tokens."""
+    problems, notes, shards = [*Records(atlas.root).damaged(committed_packs(atlas)).values()], [], 0
+    notes += find_strays(atlas.root).notes()
     states = atlas.packs["state"].values
     for pack, state in enumerate(states):
         stray = 0
@@ -390,12 +398,14 @@ def _maps(atlas: Atlas, rng: np.random.Generator, sample: int) -> Check:
 def _samples(
     atlas: Atlas, rng: np.random.Generator, sample: int
 ) -> list[tuple[str, str, DocumentRows, int, NDArray[np.int64]]]:
-    """For each kind and layer, rows of one random document."""
-    pages = _pages(atlas)
+    """For each kind, layer and committed pack, rows of one random document."""
+    pack_of = dict(zip(atlas.documents["document_id"].values, atlas.documents["pack"].values, strict=True))
+    pages: dict[tuple[str, int], list[tuple[str, str, DocumentRows]]] = {}
+    for page in _pages(atlas):
+        pages.setdefault((page[1], int(pack_of[page[0]])), []).append(page)
     chosen = []
-    for kind in atlas.kinds:
-        mine = [page for page in pages if page[1] == kind]
-        for layer in range(len(atlas.layers(kind)) if mine else 0):
+    for (kind, _pack), mine in sorted(pages.items()):
+        for layer in range(len(atlas.layers(kind))):
             document, _, rows = mine[rng.integers(len(mine))]
             queries = rng.choice(rows.queries, min(sample, rows.queries), replace=False)
             chosen.append((document, kind, rows, layer, queries.astype(np.int64)))

@@ -13,20 +13,33 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.abc.store import Store
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import WrapperStore
 
 import attlas
 from attlas.engine.kernels.row_statistics import statistic_names
 from attlas.engine.model.layout import KindLayout
 from attlas.engine.passage.documents import ROW_AXES, Document, Pack
 from attlas.engine.passage.headroom import Headroom
-from attlas.errors import InputError, StoreExistsError
+from attlas.errors import InputError
 from attlas.storage import commits, schema
 from attlas.storage.array_spec import ArraySpec
-from attlas.storage.commits import COMMITTED, PackRecord, Records
-from attlas.storage.digests import column_digests, seal_root
+from attlas.storage.commits import PackRecord, Records
+from attlas.storage.digests import ROOT, column_digests, with_digest
+from attlas.storage.lease import Lease, refuse_if_busy
+from attlas.storage.occupant import (
+    begun_root,
+    delete_store,
+    empty_store,
+    put_json,
+    read_json,
+    refuse_to_make,
+    settle,
+)
 from attlas.storage.pack_writer import PackWriter
-from attlas.storage.stores import Where, delete_store, holds_atlas, is_empty, open_root, open_store, store_name
+from attlas.storage.stores import Where, open_root, open_store, store_name
+from attlas.storage.strays import remove_strays
 from attlas.storage.tiers import TIERS
 
 __all__ = ["AtlasSpec", "AtlasWriter", "stored_spans"]
@@ -59,12 +72,15 @@ def stored_spans(where: Where, *, storage_options: Mapping[str, Any] | None = No
 
 
 class AtlasWriter:
-    """The one process that creates arrays, writes coordinates and commits packs."""
+    """The one process that creates arrays, writes coordinates and commits packs: it holds the atlas's lease."""
 
-    def __init__(self, store: Store, root: zarr.Group, spec: AtlasSpec, *, created: bool) -> None:
-        self.store, self.root, self.spec, self.created = store, root, spec, created
+    def __init__(
+        self, root: zarr.Group, spec: AtlasSpec, lease: Lease, *, created: bool, uncommitted: set[int] | None = None
+    ) -> None:
+        """uncommitted: packs still to come, None for all."""
+        self.store, self.root, self.spec, self.lease, self.created = root.store, root, spec, lease, created
         self.tier, self.records = TIERS[spec.keep], Records(root)
-        self._uncommitted = {pack.index for pack in spec.packs}
+        self._uncommitted = {pack.index for pack in spec.packs} if uncommitted is None else uncommitted
 
     @classmethod
     def create(
@@ -74,44 +90,49 @@ class AtlasWriter:
         *,
         storage_options: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        begun: bool = False,
     ) -> AtlasWriter:
         """Make a new atlas with all its arrays and coordinates, and every pack pending.
 
-        Raises StoreExistsError where something lies there, unless `overwrite` and it is an atlas; InputError or
-        UnsupportedModelError where the atlas cannot be made, before an old one is deleted. Whatever goes wrong, no
-        half-made store stays behind; one left by a killed process is an atlas that `overwrite` may replace.
+        Raises StoreExistsError where something lies there, unless it is an atlas that was never finished, and `begun`,
+        or any atlas, and `overwrite`; StoreBusyError where another writer holds it; InputError or
+        UnsupportedModelError where the atlas cannot be made, before an old one is deleted. Whatever goes wrong,
+        no half-made store stays behind; what a killed process leaves says of itself that it was begun, and the atlas
+        is there by one write, the last.
         """
         if spec.map_dtype not in {"float16", "float32"}:
             raise InputError(f"map_dtype is {spec.map_dtype!r}: choose float16 or float32")
         _check_documents(spec.documents, spec.packs)
-        arrays = list(_arrays(spec))
-        attributes = _attributes(spec) | {"identity": uuid.uuid4().hex, "digests": _digests(arrays)}
-        store = open_store(where, storage_options=storage_options)
-        if not is_empty(store):
-            if not overwrite:
-                raise StoreExistsError(f"{store_name(where)} exists: add --resume to go on, --overwrite to replace it")
-            if not holds_atlas(store):
-                raise StoreExistsError(f"{store_name(where)} holds something that is not an atlas: choose another name")
-            delete_store(store)
+        arrays, identity = list(_arrays(spec)), uuid.uuid4().hex
+        attributes = _attributes(spec) | {"identity": identity, "digests": _digests(arrays)}
+        store, name = open_store(where, storage_options=storage_options), store_name(where)
+        refuse_to_make(store, name, overwrite=overwrite, begun=begun)
+        refuse_if_busy(store, name)
+        lease = Lease(store, identity, name=name)
         try:
-            root = zarr.open_group(store, mode="w", zarr_format=3, attributes={"attlas_version": schema.VERSION})
-            for array in arrays:
-                array.create(root)
-            root.attrs.update(attributes)
-            _consolidate(store)
-            seal_root(store)
+            put_json(store, ROOT, begun_root(identity))
+            empty_store(store)
+            lease.take()
+            metadata = _make(store, arrays)
+            lease.check()
+            put_json(store, ROOT, with_digest(metadata | {"attributes": attributes}))
+            return cls(open_root(store, mode="r+"), spec, lease, created=True)
         except BaseException:
-            delete_store(store)
+            lease.give_up()
+            settle()
+            if _identity(store) == identity and not lease.another_holds:
+                delete_store(store)
             raise
-        return cls(store, root, spec, created=True)
 
     @classmethod
     def reopen(cls, where: Where, spec: AtlasSpec, *, storage_options: Mapping[str, Any] | None = None) -> AtlasWriter:
         """Go on with an atlas that the same capture began; raises InputError naming the first thing that differs.
 
-        Packs that were recorded as failed are pending again.
+        Packs that were recorded as failed are pending again, and so are those whose record is damaged. What killed
+        processes left is removed. Raises StoreBusyError where another writer holds it.
         """
         root = open_root(where, storage_options=storage_options, mode="r+")
+        refuse_if_busy(root.store, store_name(where))
         wanted = _attributes(spec)
         for name in ("keep", "model", "tokenizer", "options", "kinds", "block", "map_dtype", "score_rules"):
             if root.attrs.get(name) != wanted[name]:
@@ -130,28 +151,38 @@ class AtlasWriter:
                     f"{store_name(where)} was made from other documents ({path} differs): "
                     "resume with the same input, or choose another store"
                 )
-        writer = cls(root.store, root, spec, created=False)
-        writer._uncommitted = {pack.index for pack in writer.pending_packs()}
-        if not writer._uncommitted:  # the last writer may have been stopped between its commit and this
-            writer.records.publish()
+        lease = Lease(root.store, str(root.attrs["identity"]), name=store_name(where))
+        lease.take()
+        remove_strays(root)
+        uncommitted = {pack.index for pack in spec.packs} - Records(root).sound()
+        writer = cls(root, spec, lease, created=False, uncommitted=uncommitted)
+        if not uncommitted:  # the last writer may have been stopped between its commit and this
+            writer._finish()
         return writer
 
     def pending_packs(self) -> tuple[Pack, ...]:
         """The packs that are not committed, in order."""
-        states = self.records.states()
-        return tuple(pack for pack in self.spec.packs if states[pack.index] != COMMITTED)
+        return tuple(pack for pack in self.spec.packs if pack.index in self._uncommitted)
 
     def pack(self, pack: Pack) -> PackWriter:
-        """A sink for one pack, best used in a `with`: what is not committed at its end is dropped and stays unseen."""
+        """A sink for one pack, best used in a `with`: what is not committed at its end is dropped and stays unseen.
+
+        Raises StoreBusyError where this is no longer the atlas's writer.
+        """
+        self.lease.renew()
         documents = self.spec.documents
-        return PackWriter(self.root, pack, kinds=self.spec.kinds, document_id=lambda i: documents[i].id)
+        return PackWriter(
+            self.root, pack, kinds=self.spec.kinds, document_id=lambda i: documents[i].id,
+            before_write=self.lease.check_at_times,
+        )  # fmt: skip
 
     def commit(self, pack: Pack, *, seconds: float, attempt: int, size: int, room: Headroom | None = None) -> None:
         """Record a pack whose every row has been flushed, which alone makes it visible.
 
         size: bytes written. room: the tile and chunk with which the pack ran. The last pack's commit publishes all
-        records, see `attlas.storage.commits`.
+        records, see `attlas.storage.commits`. Raises StoreBusyError where this is no longer the atlas's writer.
         """
+        self.lease.renew()
         record = PackRecord(
             attempt=attempt,
             seconds=float(seconds),
@@ -162,16 +193,26 @@ class AtlasWriter:
         self.records.commit(pack.index, record)
         self._uncommitted.discard(pack.index)
         if not self._uncommitted:
-            self.records.publish()
+            self._finish()
 
     def fail(self, pack: Pack, *, attempt: int, error: str) -> None:
         """Record that a pack was tried, and why it could not be captured; readers do not see it."""
+        self.lease.renew()
         self.records.fail(pack.index, PackRecord(attempt=attempt, error=error))
 
+    def close(self) -> None:
+        """Let others write the atlas; it stays as it is."""
+        self.lease.release()
+
     def discard_if_empty(self) -> None:
-        """Delete the store if this writer made it and no pack was committed."""
-        if self.created and len(self.pending_packs()) == len(self.spec.packs):
+        """Delete the store if this writer made it, is its writer still, and no pack was committed."""
+        settle()
+        if self.created and len(self._uncommitted) == len(self.spec.packs) and self.lease.held:
             delete_store(self.store)
+
+    def _finish(self) -> None:
+        self.records.publish()
+        self.lease.release()
 
 
 def _digests(arrays: Sequence[ArraySpec]) -> dict[str, list[str]]:
@@ -192,11 +233,44 @@ def _check_documents(documents: Sequence[Document], packs: Sequence[Pack]) -> No
         raise InputError(f"{len(twice)} document ids are given twice, such as {twice[0]!r}: name each one differently")
 
 
-def _consolidate(store: Store) -> None:
-    """Put all metadata, which no longer changes, into one place: an object store is then opened with one read."""
+def _identity(store: Store) -> Any:
+    """Of the atlas that lies in the store, whole or begun."""
+    root = read_json(store, ROOT)
+    return root.get("attributes", {}).get("identity") if isinstance(root, dict) else None
+
+
+def _make(store: Store, arrays: Sequence[ArraySpec]) -> dict[str, Any]:
+    """Write all of an atlas but its root, whose metadata, consolidated, are returned: an object store is then opened
+    with one read."""
+    held = _WithoutRoot(store, {})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")  # not in the v3 specification yet
-        zarr.consolidate_metadata(store)
+        root = zarr.open_group(held, mode="r+", zarr_format=3)
+        for array in arrays:
+            array.create(root)
+        zarr.consolidate_metadata(held)
+    metadata: dict[str, Any] = json.loads(held.kept[ROOT].to_bytes())
+    return metadata
+
+
+class _WithoutRoot(WrapperStore[Store]):
+    """Keeps back what is put as the root's metadata: the store is an atlas once they are there."""
+
+    def __init__(self, store: Store, kept: dict[str, Buffer]) -> None:
+        super().__init__(store)
+        self.kept = kept
+
+    def _with_store(self, store: Store) -> _WithoutRoot:
+        return _WithoutRoot(store, self.kept)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        return self.kept.get(key) or await super().get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        if key == ROOT:
+            self.kept[key] = value
+        else:
+            await super().set(key, value)
 
 
 def _arrays(spec: AtlasSpec) -> Iterator[ArraySpec]:

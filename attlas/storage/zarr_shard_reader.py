@@ -25,6 +25,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from attlas.errors import CorruptAtlasError
+from attlas.storage.consolidated import array_at
 from attlas.storage.zarr_shards import ABSENT, CRC, SEAL, place_of, takes_raw_zarr_shards, unsealed
 
 __all__ = ["KeptChunks", "Reading", "ZarrShardReader", "ZarrShardReaders"]
@@ -134,7 +135,10 @@ class ZarrShardReader:
         self.array, self.identity, self.cache = array, identity, cache
         names: Any = getattr(array.metadata, "dimension_names", None) or ("",)
         self.axis = 1 if array.ndim == 2 or names[0] == "pack" else 2
+        self.shape, self.chunks, self.dtype = array.shape, array.chunks, array.dtype  # zarr works them out each time
+        self.shards = array.shards or array.chunks
         self.raw = array.shards is not None and takes_raw_zarr_shards(array)
+        self.bfloat16 = array.attrs.get("attlas_dtype") == "bfloat16"
         self._indexes: OrderedDict[str, tuple[NDArray[np.int64], NDArray[Any]]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,14 +156,14 @@ class ZarrShardReader:
 
     def tensor(self, values: NDArray[Any]) -> torch.Tensor:
         """What was read, in the dtype the model computed in; shares its memory."""
-        if self.array.attrs.get("attlas_dtype") == "bfloat16":
+        if self.bfloat16:
             return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(values)
 
     def reading(self, layer: int, heads: Indices | None, tokens: Indices) -> Reading:
         """`read` as one of several readings, fetched together."""
-        axis, inner = self.axis, self.array.chunks[self.axis]
-        kept, order = (None, None) if heads is None else np.unique(heads, return_inverse=True)
+        axis, inner = self.axis, self.chunks[self.axis]
+        kept, order = (heads, None) if heads is None or len(heads) == 1 else np.unique(heads, return_inverse=True)
         low, high = int(tokens.min()), int(tokens.max()) + 1
         run = high - low == len(tokens) and (len(tokens) == 1 or bool((np.diff(tokens) == 1).all()))
         chunk_C = np.arange(low // inner, -(-high // inner)) if run else np.unique(tokens // inner)
@@ -175,22 +179,22 @@ class ZarrShardReader:
     def _inner_chunks(self, layer: int, heads: Indices | None, chunk_C: Indices) -> Reading:
         """(H, C x inner, ...) of whole inner chunks, ascending."""
         array, axis = self.array, self.axis
-        inner, rest = array.chunks[axis], array.shape[axis + 1 :]
+        inner, rest = self.chunks[axis], self.shape[axis + 1 :]
         if not self.raw:
             tokens = (chunk_C[:, None] * inner + np.arange(inner)).ravel()
-            place = np.minimum(tokens, array.shape[axis] - 1)
+            place = np.minimum(tokens, self.shape[axis] - 1)
             every: Any = (layer, place) if axis == 1 else (layer, slice(None) if heads is None else heads, place)
             values = np.asarray(array.oindex[every])
             return values if axis == 2 else values[None]
-        assert array.shards is not None
-        count = 1 if axis == 1 else array.shape[1] if heads is None else len(heads)
-        values = np.empty((count, len(chunk_C), inner, *rest), dtype=array.dtype)
-        a_shard = array.shards[axis] // inner
-        fills = []
-        for shard in np.unique(chunk_C // a_shard):
-            inside = np.flatnonzero(chunk_C // a_shard == shard)
-            part = values[:, inside[0] : inside[-1] + 1]
-            fills.append(self._fill(part, layer, heads, int(shard), chunk_C[inside] - int(shard) * a_shard))
+        count = 1 if axis == 1 else self.shape[1] if heads is None else len(heads)
+        values = np.empty((count, len(chunk_C), inner, *rest), dtype=self.dtype)
+        a_shard = self.shards[axis] // inner
+        shard_C = chunk_C // a_shard
+        edges = [0, *(np.flatnonzero(np.diff(shard_C)) + 1).tolist(), len(chunk_C)]
+        fills = [
+            self._fill(values[:, a:b], layer, heads, int(shard_C[a]), chunk_C[a:b] - shard_C[a] * a_shard)
+            for a, b in itertools.pairwise(edges)
+        ]
         at_once = max(1, AT_ONCE_BYTES * len(fills) // max(values.nbytes, 1))
         for begin in range(0, len(fills), at_once):
             yield from _side_by_side(fills[begin : begin + at_once])
@@ -198,27 +202,27 @@ class ZarrShardReader:
 
     def _fill(self, out: NDArray[Any], layer: int, heads: Indices | None, shard: int, chunk_C: Indices) -> Reading:
         """Chunks of one shard into `out`, (H, C, inner, ...), which is returned."""
-        assert self.array.shards is not None
-        span = self.array.shards[0]
-        place = [0] * self.array.ndim
+        span = self.shards[0]
+        place = [0] * len(self.shape)
         place[0], place[self.axis] = layer // span, shard
         key = f"{self.array.path}/{self.array.metadata.encode_chunk_key(tuple(place))}"
         index, sums = yield from self._index(key)
         every = slice(None) if heads is None else heads
-        entry_HC2, sum_HC = index[layer % span][every][:, chunk_C], sums[layer % span][every][:, chunk_C]
+        entry_HC2 = index[layer % span][every][:, chunk_C]
         wanted_HC = entry_HC2[..., 1] > 0
         if not wanted_HC.all():
             raise CorruptAtlasError(f"{key} lacks rows that are committed: see attlas verify, and capture it again")
         if self.cache is not None:
-            for head, chunk in zip(*np.nonzero(wanted_HC), strict=True):
-                known = self.cache.find(key, int(entry_HC2[head, chunk, 0]))
-                if known is not None:
-                    out[head, chunk] = known.view(self.array.dtype).reshape(out.shape[2:])
-                    wanted_HC[head, chunk] = False
+            for head, offsets in enumerate(entry_HC2[..., 0].tolist()):
+                for place_C, offset in enumerate(offsets):
+                    known = self.cache.find(key, offset)
+                    if known is not None:
+                        out[head, place_C] = known.view(self.dtype).reshape(out.shape[2:])
+                        wanted_HC[head, place_C] = False
         head_N, chunk_N = np.nonzero(wanted_HC)
         if not len(head_N):
             return out
-        (offset_N, size_N), sum_N = entry_HC2[wanted_HC].T, sum_HC[wanted_HC]
+        (offset_N, size_N), sum_N = entry_HC2[wanted_HC].T, sums[layer % span][every][:, chunk_C][wanted_HC]
         edges = [0, *(np.flatnonzero(np.diff(offset_N) != size_N[:-1]) + 1).tolist(), len(offset_N)]
         runs = list(itertools.pairwise(edges))
         cache = self.cache
@@ -231,7 +235,7 @@ class ZarrShardReader:
             for n in range(a, b):
                 at = int(offset_N[n] - offset_N[a])
                 chunk = self._checked(key, raw[at : at + int(size_N[n])], int(sum_N[n]))
-                out[head_N[n], chunk_N[n]] = chunk.view(self.array.dtype).reshape(out.shape[2:])
+                out[head_N[n], chunk_N[n]] = chunk.view(self.dtype).reshape(out.shape[2:])
                 if cache is not None:
                     cache.keep(key, int(offset_N[n]), chunk if b - a == 1 else chunk.copy())
         return out
@@ -255,9 +259,8 @@ class ZarrShardReader:
         chunks' checksums (layers, heads or 1, chunks)."""
         if key in self._indexes:
             return self._indexes[key]
-        array = self.array
-        assert array.shards is not None
-        shape = (array.shards[0], *array.shards[1 : self.axis], array.shards[self.axis] // array.chunks[self.axis])
+        shards = self.shards
+        shape = (shards[0], *shards[1 : self.axis], shards[self.axis] // self.chunks[self.axis])
         entries = int(np.prod(shape, dtype=np.int64))
         (raw,) = yield [(key, SuffixByteRequest(entries * (16 + CRC) + SEAL + CRC))]
         if raw is None:
@@ -284,8 +287,7 @@ class ZarrShardReaders:
 
     def __getitem__(self, path: str) -> ZarrShardReader:
         if path not in self._readers:
-            array = self.root[path]
-            assert isinstance(array, zarr.Array)
+            array = array_at(self.root, path)
             self._readers[path] = ZarrShardReader(array, str(self.root.attrs.get("identity", "")), self.cache)
         return self._readers[path]
 

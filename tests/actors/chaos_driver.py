@@ -31,9 +31,9 @@ def plan_small_packs(lengths: Any, *, pack_tokens: int, block: int) -> Any:
 
 def main(store: str, keep: str, address: str) -> None:
     import attlas
-    from attlas import driver
+    from attlas.capture import plan
 
-    vars(driver)["plan_packs"] = plan_small_packs
+    vars(plan)["plan_packs"] = plan_small_packs
     attlas.capture(
         "demo", corpus(), store, keep=keep, shards=2, replicas=2, resume=True,
         address=None if address == "private" else address,

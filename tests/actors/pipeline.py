@@ -72,7 +72,10 @@ def capture_in_shards(
         model={"name": "tiny"},
     )  # fmt: skip
     writer = AtlasWriter.create(store, spec)
-    job = Job(where=store, storage_options=None, layout=layout, kinds=kinds, keep=keep, finish=True)
+    job = Job(
+        where=store, storage_options=None, identity=str(writer.root.attrs["identity"]), layout=layout, kinds=kinds,
+        keep=keep, finish=True,
+    )  # fmt: skip
     states = []
     room = Headroom(chunk_tokens=plan.sizes.chunk_tokens)
     for worker in workers:

@@ -26,13 +26,13 @@ def ready(tmp_path: Path) -> tuple[ShardWorker, PackWork]:
         kinds=plan.kinds, documents=plan.documents, packs=plan.packs, block=plan.sizes.block, keep="factors",
         model={"name": "demo"},
     )  # fmt: skip
-    AtlasWriter.create(tmp_path / "a.zarr", spec)
+    writer = AtlasWriter.create(tmp_path / "a.zarr", spec)
     worker = ShardWorker(Loading(source="demo", stacks=(), start=0, stop=0, device="cpu"))
     worker.load()
     worker.prepare(
         Job(
-            where=tmp_path / "a.zarr", storage_options=None, layout=plan.layout, kinds=plan.kinds, keep="factors",
-            finish=False,
+            where=tmp_path / "a.zarr", storage_options=None, identity=str(writer.root.attrs["identity"]),
+            layout=plan.layout, kinds=plan.kinds, keep="factors", finish=False,
         )
     )  # fmt: skip
     parts = passages(plan.packs[0], plan.documents, pack_documents=True, chunk_tokens=10)

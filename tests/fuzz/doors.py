@@ -87,14 +87,23 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
     yield _door("choose_tile", choose_tile, good)
     for name in parse.__all__:
         if name.startswith("parse_"):
-            own = {"field": "option", "choices": ("a", "b"), "kind": str, "remedy": "give a text", "given": None, "rows": lambda: 100}
+            own = {
+                "field": "option",
+                "choices": ("a", "b"),
+                "kind": str,
+                "remedy": "give a text",
+                "given": None,
+                "rows": lambda: 100,
+            }
             yield _door(name, getattr(parse, name), own, only=("given",))
 
 
 def public_methods(of: type) -> list[str]:
     """Methods that a person calls with a value of theirs; of a mapping the two that its own class does not have."""
     named = [name for name, value in vars(of).items() if inspect.isfunction(value) and not name.startswith("_")]
-    methods = [one for one in named if one not in INNER_METHODS and len(inspect.signature(getattr(of, one)).parameters) > 1]
+    methods = [
+        one for one in named if one not in INNER_METHODS and len(inspect.signature(getattr(of, one)).parameters) > 1
+    ]
     return [*methods, "__getitem__", "__contains__", "get"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -99,6 +100,55 @@ def test_an_answer_cut_off_while_written_does_not_count(tmp_path: Path, monkeypa
     question.rename(rename)  # as if nobody had asked it again
     analysis.statistics(atlas, layers=[0])
     assert cut not in places(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("what", ["flipped", "lost", "no JSON", "unsigned", "of another question", "of another atlas"])
+def test_a_damaged_answer_is_computed_again(tmp_path: Path, what: str) -> None:
+    atlas = local(synthetic(seed=1), tmp_path / "a.zarr")
+    first = analysis.statistics(atlas)
+    place = tmp_path / "a.zarr" / first.attrs["kept"]
+    name = place.with_name(place.name.partition(".")[0]) / "zarr.json"
+    file = next(path for path in (place / "entropy" / "c").rglob("*") if path.is_file())
+    if what == "flipped":
+        content = bytearray(file.read_bytes())
+        content[9] ^= 1
+        file.write_bytes(content)
+    elif what == "lost":
+        file.unlink()
+    elif what == "no JSON":
+        name.write_text(name.read_text()[:-9])
+    elif what == "unsigned":
+        told = json.loads(name.read_text())
+        told["attributes"]["files"].popitem()
+        name.write_text(json.dumps(told))
+    elif what == "of another question":
+        other = analysis.statistics(atlas, layers=[1]).attrs["kept"]
+        shutil.copy(tmp_path / "a.zarr" / other.partition(".")[0] / "zarr.json", name)
+    else:
+        other = analysis.statistics(local(synthetic(seed=2), tmp_path / "b.zarr")).attrs["kept"]
+        shutil.copy(tmp_path / "b.zarr" / other.partition(".")[0] / "zarr.json", name)
+    with pytest.warns(UserWarning, match="is damaged, and is computed again"):
+        again = analysis.statistics(atlas)
+    assert "reused" not in again.attrs
+    np.testing.assert_array_equal(again.entropy, first.entropy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert analysis.statistics(atlas).attrs["reused"] == "yes"
+
+
+def test_an_answer_falls_with_the_packs_that_it_was_computed_from(tmp_path: Path) -> None:
+    """A pack is captured again, from the same documents: its answer is asked anew, and the old one is not served."""
+    made, where = synthetic(seed=1), tmp_path / "a.zarr"
+    first = analysis.statistics(local(made, where, packs=2))
+    assert analysis.statistics(attlas.open_atlas(where)).attrs["reused"] == "yes"
+    (where / "packs/commit/c/1").unlink()
+    for q in made.q:
+        q *= 0.5
+    writer = AtlasWriter.reopen(where, made.spec("factors"))
+    made.write_pack(writer, made.packs[1], seconds=0.7)
+    again = analysis.statistics(attlas.open_atlas(where))
+    assert "reused" not in again.attrs
+    assert not np.array_equal(again.entropy, first.entropy)
 
 
 def stop(*_: object) -> None:

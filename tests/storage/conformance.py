@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from attlas.errors import StoreExistsError, StoreMissingError, TierError
+from attlas.errors import StoreBusyError, StoreExistsError, StoreMissingError, TierError
 from attlas.storage import AtlasWriter, open_atlas, store_bytes, verify
 from attlas.storage.stores import open_store
 from tests.storage.synthetic import synthetic
@@ -49,6 +49,11 @@ class StoreConformance:
         assert list(atlas) == ["doc-2"]
         with pytest.raises(KeyError, match="not committed"):
             atlas["doc-0"]
+        with pytest.raises(StoreBusyError, match="by this very process"):
+            AtlasWriter.reopen(place.where, made.spec("factors"), storage_options=place.options)
+        with pytest.raises(StoreBusyError, match="by this very process"):
+            AtlasWriter.create(place.where, made.spec("factors"), storage_options=place.options, overwrite=True)
+        writer.close()
         again = AtlasWriter.reopen(place.where, made.spec("factors"), storage_options=place.options)
         assert [pack.index for pack in again.pending_packs()] == [0, 2]
         for pack in again.pending_packs():
@@ -137,15 +142,14 @@ class StoreConformance:
             writing.result()
         assert seen == 6
 
-    def test_writers_of_different_packs_lose_no_commit(self, place: Place) -> None:
-        """Many commits at once, by two writers: none is written over, and what is told of each is its own."""
+    def test_commits_at_once_lose_none(self, place: Place) -> None:
+        """Many commits at once, by several threads: none is written over, and what is told of each is its own."""
         made = synthetic(lengths=(10,) * 24, pack_tokens=10)
         spec = made.spec("factors")
-        writers = [AtlasWriter.create(place.where, spec, storage_options=place.options)]
-        writers.append(AtlasWriter.reopen(place.where, spec, storage_options=place.options))
+        writer = AtlasWriter.create(place.where, spec, storage_options=place.options)
 
         def commit(number: int) -> None:
-            writer, pack = writers[number % 2], made.packs[number]
+            pack = made.packs[number]
             if number == 5:
                 writer.fail(pack, attempt=3, error="NotFiniteError: q is nan")
             else:
@@ -161,6 +165,7 @@ class StoreConformance:
         assert atlas.packs["attempt"].values.tolist() == [3 if i == 5 else i + 1 for i in range(24)]
         with pytest.raises(KeyError, match=r"which failed \(NotFiniteError: q is nan"):
             atlas["doc-5"]
+        writer.close()
         again = AtlasWriter.reopen(place.where, spec, storage_options=place.options)
         assert [pack.index for pack in again.pending_packs()] == [5]
         again.commit(made.packs[5], seconds=0.0, attempt=4, size=7)

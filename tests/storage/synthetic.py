@@ -69,14 +69,16 @@ class Synthetic:
             model={"name": "synthetic", "model_class": "None"},
         )  # fmt: skip
 
-    def write_pack(self, writer: AtlasWriter, pack: Pack, *, keep: str = DEFAULT_TIER, step: int = 37) -> None:
-        """Hand the pack over layer by layer, `step` rows at a time, and commit it."""
+    def write_pack(
+        self, writer: AtlasWriter, pack: Pack, *, keep: str = DEFAULT_TIER, step: int = 37, seconds: float = 0.5
+    ) -> None:
+        """Hand the pack over layer by layer, `step` rows at a time, and commit it as one that took `seconds`."""
         with writer.pack(pack) as sink:
             for layer_index, layer in enumerate(self.kind.layers):
                 for document, begin in zip(pack.documents, pack.document_start["text"], strict=True):
                     for block in self._blocks(document, layer_index, layer, begin, keep, step):
                         sink.write(block)
-            writer.commit(pack, seconds=0.5, attempt=1, size=sink.flush())
+            writer.commit(pack, seconds=seconds, attempt=1, size=sink.flush())
 
     def _blocks(self, document: int, index: int, layer: int, begin: int, keep: str, step: int) -> Sequence[LayerRows]:
         q, k = (torch.from_numpy(x[document][index]) for x in (self.q, self.k))
@@ -158,6 +160,13 @@ def synthetic(
 
 def _document(rng: np.random.Generator, number: int, length: int) -> Document:
     ids = rng.integers(0, 9, length).astype(np.int32)
-    none = np.full(length, -1, dtype=np.int32)
-    tokens = Tokens(ids=ids, text=tuple(f"t{i}" for i in ids), char_start=none, char_end=none, special=ids == 0)
+    word = np.arange(length, dtype=np.int32)  # words of two characters, a space between
+    tokens = Tokens(
+        ids=ids,
+        text=tuple(f"t{i}" for i in ids),
+        char_start=3 * word,
+        char_end=3 * word + 2,
+        special=ids == 0,
+        word=word,
+    )
     return Document(id=f"doc-{number}", tokens={"text": tokens})

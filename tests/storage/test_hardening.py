@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import zarr
 from zarr.abc.store import Store
-from zarr.core.sync import sync
+from zarr.core.sync import _get_loop, sync
 from zarr.storage import MemoryStore, WrapperStore
 
 from attlas.errors import InputError, MissingAttentionError, StoreExistsError, StoreMissingError, UnsupportedModelError
 from attlas.storage import AtlasWriter, open_atlas, verify
+from attlas.storage.occupant import json_buffer, settle
 from attlas.storage.schema import map_group
+from tests.storage.slow_store import SlowStore
 from tests.storage.synthetic import Synthetic, synthetic
 
 
@@ -164,3 +167,11 @@ def test_verify_notes_rows_that_were_never_committed() -> None:
     assert report.passed
     (note,) = (note for check in report.checks for note in check.notes)
     assert "pack 1 is not committed" in note
+
+
+def test_a_clean_up_waits_for_what_an_interrupted_write_goes_on_with() -> None:
+    """An interrupt ends the wait for a write, and not the write, which zarr's event loop goes on with."""
+    store = SlowStore(seconds=0.3)
+    writing = asyncio.run_coroutine_threadsafe(store.set("self/q/c/0", json_buffer("late")), _get_loop())
+    settle()
+    assert writing.done()

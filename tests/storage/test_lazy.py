@@ -187,6 +187,7 @@ def test_a_crash_at_any_write_leaves_exactly_the_committed_packs(writes: int) ->
     for document in atlas:
         i = int(document.removeprefix("doc-"))
         np.testing.assert_allclose(atlas[document].attention.values, made.dense(i), atol=2e-6)
+    del writer  # as its process, which has died
     again = AtlasWriter.reopen(memory, made.spec("factors"))
     for pack in again.pending_packs():
         made.write_pack(again, pack)

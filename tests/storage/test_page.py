@@ -11,7 +11,7 @@ from attlas.errors import InputError, TierError
 from tests.families import BY_NAME, build_model, documents, eager_attention
 
 DIMS = ("layer", "head", "query", "key")
-COLUMNS = ("token", "token_id", "char_start", "char_end", "word")
+COLUMNS = ("token", "token_id")
 
 
 def test_every_kind_has_plain_dims_and_the_models_own_weights() -> None:
@@ -50,3 +50,9 @@ def test_it_is_lazy_chosen_rows_keep_their_places_and_refusals_name_the_remedy()
     poor = attlas.capture(model, inputs, "memory://plain-poor", keep="statistics", overwrite=True)
     with pytest.raises(TierError, match="holds statistics alone; capture it again with keep="):
         poor.attention("doc-0")
+
+
+def test_what_a_text_alone_has_is_not_there_where_no_document_is_a_text() -> None:
+    model, inputs = build_model(BY_NAME["llama"]), documents(BY_NAME["llama"])
+    page = attlas.capture(model, inputs, "memory://plain-ids", overwrite=True)["doc-0"]
+    assert not {"query_char_start", "query_char_end", "query_word"} & set(page.coords)

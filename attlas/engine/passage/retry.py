@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from attlas.engine.passage.headroom import Headroom
-from attlas.errors import AttlasError, ClusterError, NoMemoryError, first_line
+from attlas.errors import AttlasError, ClusterError, NoMemoryError, StoreBusyError, first_line
 
 __all__ = ["LOSSES", "TRIES", "Trial", "after_error", "after_loss", "describe_error"]
 
@@ -38,12 +38,13 @@ def after_error(trial: Trial, error: Exception, *, name: str) -> Trial | Excepti
     """The next run, or the error that the pack is given up with; raises `error` where the whole run must end.
 
     Out of memory: again with less, as long as there is less. An AttlasError is the same every time: given up. A full or
-    read-only disk ends the run. Anything else may pass: again, TRIES times. name: the pack's, for messages.
+    read-only disk ends the run, and so does another writer. Anything else may pass: again, TRIES times. name: the
+    pack's, for messages.
     """
     if isinstance(error, torch.OutOfMemoryError):
         less = trial.room.less()
         return _no_memory(trial.room, name) if less is None else replace(trial, room=less, attempt=trial.attempt + 1)
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, StoreBusyError) or (isinstance(error, OSError) and error.errno in FULL):
         raise error
     if isinstance(error, AttlasError) or trial.errors + 1 >= TRIES:
         return error
