@@ -17,7 +17,9 @@ from attlas.errors import InputError
 from attlas.readable import escaped
 
 __all__ = [
+    "FIGURE_ENDINGS",
     "LARGEST",
+    "TABLE_ENDINGS",
     "is_integer",
     "parse_bytes",
     "parse_callback",
@@ -44,6 +46,8 @@ T = TypeVar("T")
 
 LARGEST = 2**63 - 1
 """The largest number that a store has a place for."""
+FIGURE_ENDINGS = (".png", ".pdf", ".svg")
+TABLE_ENDINGS = (".csv", ".json", ".parquet")
 LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems there are."""
 LONGEST_PATH = 4095

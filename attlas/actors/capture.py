@@ -21,6 +21,7 @@ from attlas.actors.queue import PackQueue
 from attlas.actors.replica import RemoteStage, Replica
 from attlas.actors.worker import Job, Loading, PackWork
 from attlas.engine.model.adapter import find_adapter
+from attlas.engine.model.device import check_threads
 from attlas.engine.model.identity import identity_of
 from attlas.engine.model.layout import KindLayout, ModelLayout
 from attlas.engine.model.load import LoadedModel, load_model

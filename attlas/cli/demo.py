@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from attlas.cli.heatmap import print_row
 from attlas.cli.output import console, print_json, reports_errors
 from attlas.cli.progress import capture_progress
+from attlas.cli.selection import PLACE
 from attlas.readable import human_bytes, token_label
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ CONTEXT = 14
 
 
 @click.command("demo")
-@click.option("--store", default="demo.zarr", show_default=True, type=click.Path(path_type=Path))
+@click.option("--store", default="demo.zarr", show_default=True, type=PLACE, help="Folder or URL of the atlas.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @reports_errors
-def command(store: Path, as_json: bool) -> None:
+def command(store: str, as_json: bool) -> None:
     """Capture the small embedded model, name its strongest heads, and show what one of them looks at.
 
     Needs no network. An atlas already at --store is replaced.

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
 from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.selection import FIGURE, TABLE
 from attlas.engine.passage.selection import Selection
 
 __all__ = ["command"]
@@ -43,13 +44,13 @@ SIGNS = {
 )
 @click.option(
     "--figure",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FIGURE,
     help="Draw the map and the roles as .png, .pdf or .svg.",
 )
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=TABLE,
     help="Write a row for each head and role: .csv, .json or .parquet.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print roles and diversity as JSON.")
@@ -86,7 +87,7 @@ def command(
     from attlas import analysis
 
     atlas = attlas.open_atlas(store, storage_options=storage_options)
-    choices = choices_of(atlas, kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
+    choices = choices_of(kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
     if explain:
         where: dict[str, Any] = {"workers": workers, "scheduler": scheduler}
         print_plan(analysis.explain(atlas, "head_roles", **where, **choices), store)

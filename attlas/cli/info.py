@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from attlas.cli.capture import storage_option
 from attlas.cli.output import console, print_json, reports_errors, styled, table
+from attlas.cli.selection import storage_option
 from attlas.readable import human_bytes, human_count, index_runs
 
 __all__ = ["command"]

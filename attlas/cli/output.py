@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import IO, Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -119,13 +119,12 @@ def print_json_text(text: str) -> None:
 
 def print_data(text: str) -> None:
     """A file's text on standard output: in a pipe byte for byte in UTF-8, on a terminal with escapes."""
-    stream: IO[str] = sys.stdout
-    if stream.isatty():
-        click.echo("\n".join(_told(line, stream.encoding) for line in text.split("\n")), nl=False)
+    if sys.stdout.isatty():
+        click.echo("\n".join(_told(line, sys.stdout.encoding) for line in text.split("\n")), nl=False)
         return
-    stream.flush()
-    stream.buffer.write(text.encode("utf-8", "surrogatepass"))  # type: ignore[attr-defined]
-    stream.flush()
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogatepass"))
+    sys.stdout.flush()
 
 
 def _instead(part: Text, data: str) -> Text:

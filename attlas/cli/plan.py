@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attlas.cli.output import console, print_json, reports_errors
-from attlas.cli.selection import MEMORY, SHARDS
+from attlas.cli.selection import COUNT, MEMORY, SHARDS, WORD
 from attlas.readable import human_bytes, human_count
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
@@ -18,13 +18,13 @@ __all__ = ["command"]
 
 @click.command("plan")
 @click.argument("model")
-@click.option("--tokens", type=click.IntRange(1), required=True, help="Tokens of a document.")
-@click.option("--documents", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--chunk-tokens", type=click.IntRange(1), help="Query tokens in one forward pass.")
+@click.option("--tokens", type=COUNT, required=True, help="Tokens of a document.")
+@click.option("--documents", type=COUNT, default=1, show_default=True)
+@click.option("--chunk-tokens", type=COUNT, help="Query tokens in one forward pass.")
 @click.option("--memory", type=MEMORY, help="What each process may take, such as 6GB. [default: no limit]")
 @click.option("--shards", type=SHARDS, help="Cut the model into so many, not as few as fit.")
-@click.option("--devices", help="What it is to run on, such as 8x80GB.")
-@click.option("--address", help="Of a running Ray cluster, whose devices are asked for.")
+@click.option("--devices", type=WORD, help="What it is to run on, such as 8x80GB.")
+@click.option("--address", type=WORD, help="Of a running Ray cluster, whose devices are asked for.")
 @click.option(
     "--keep",
     type=click.Choice(TIERS.names),
@@ -33,8 +33,8 @@ __all__ = ["command"]
     help="The tier that shards are laid out for.",
 )
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
-@click.option("--revision", help="Branch, tag or commit of a hub model.")
-@click.option("--part", help="Part of the model to capture, by its name in it. [default: what reads text]")
+@click.option("--revision", type=WORD, help="Branch, tag or commit of a hub model.")
+@click.option("--part", type=WORD, help="Part of the model to capture, by its name in it. [default: what reads text]")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @reports_errors
 def command(model: str, as_json: bool, **options: Any) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from attlas.cli.capture import storage_option
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors, styled, table
+from attlas.cli.selection import COUNT, SEED, storage_option
 
 __all__ = ["command"]
 
 
 @click.command("verify")
 @click.argument("store")
-@click.option("--rows", default=64, show_default=True, help="Rows sampled of each kind, layer and pack.")
-@click.option("--seed", type=int, help="Of the sample. [default: another each time, which is told]")
+@click.option("--rows", type=COUNT, default=64, show_default=True, help="Rows sampled of each kind, layer and pack.")
+@click.option("--seed", type=SEED, help="Of the sample. [default: another each time, which is told]")
 @click.option(
     "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
 )
@@ -43,11 +43,11 @@ def command(store: str, rows: int, seed: int | None, storage_options: dict[str, 
         print_json({"store": store, "passed": report.passed, "seed": report.seed, "checks": checks})
     else:
         out = console()
-        rows = table("", "", "", header=False)
+        found = table("", "", "", header=False)
         for check in report.checks:
             verdict = styled("[green]ok[/]" if check.passed else "[red]WRONG[/]")
-            rows.add_row(verdict, check.name, styled("[dim]{}[/]", check.examined))
-        out.print(rows)
+            found.add_row(verdict, check.name, styled("[dim]{}[/]", check.examined))
+        out.print(found)
         out.print(styled("[dim]rows drawn with --seed {}[/]", report.seed))
         for note in (note for check in report.checks for note in check.notes):
             out.print(styled("[dim]note: {}[/]", note))

@@ -13,10 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attlas.parse import parse_instance, parse_output
+from attlas.parse import FIGURE_ENDINGS, parse_instance, parse_output
 
 __all__ = [
-    "ENDINGS",
     "INK",
     "SEQUENTIAL",
     "grid_of",
@@ -29,7 +28,6 @@ __all__ = [
 ]
 
 INK, PALE, SEQUENTIAL = "#22303c", "#8a97a3", "viridis"
-ENDINGS = (".png", ".pdf", ".svg")
 DOTS = 150
 
 STYLE: dict[str, Any] = {
@@ -63,7 +61,7 @@ def save(figure: Figure, path: str | Path) -> None:
     path: of the file. Raises InputError at any other ending.
     """
     figure = parse_instance(figure, "figure", Figure, "give what a function of attlas.plots returned")
-    path = parse_output(path, "path", ENDINGS)
+    path = parse_output(path, "path", FIGURE_ENDINGS)
     with styled():
         figure.savefig(path, dpi=DOTS)
 

@@ -49,7 +49,7 @@ class Door:
     made: Path | None = None
 
 
-def public_names() -> list[tuple[str, object]]:
+def public_names() -> list[tuple[str, Callable[..., object]]]:
     """Every name that a public module offers, modules and values left out."""
     return [
         (f"{module.__name__}.{name}", getattr(module, name))
@@ -61,7 +61,8 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
     """answers: question -> its answer about the atlas. folder: where a door may write."""
     figure = plots.head_map(answers["statistics"].entropy)
     good: dict[str, Any] = {
-        "atlas": atlas, "model": "demo", "texts": "a text", "where": atlas.name, "document": "a", "question": "statistics",
+        "atlas": atlas, "model": "demo", "texts": "a text", "where": atlas.name, "document": "a",
+        "question": "statistics",
         "answer": answers["statistics"], "roles": answers["head_roles"], "diversity": answers["head_diversity"],
         "values": answers["statistics"].entropy, "report": None, "figure": figure, "dataset": answers["statistics"],
         "layer": 0, "head": 0, "given": "0", "field": "layers", "kind": "self", "path": folder / "a",
@@ -75,14 +76,14 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         seen.add(function)
         if inspect.isclass(function):
             for method in public_methods(function):
-                yield _door(f"{short}.{method}", getattr(atlas, method), good)
+                yield _door(f"{short}.{method}", getattr(atlas, method), good | {"path": "self/layer"})
         else:
             own = dict(good)
             if short in {"save", "write_table"}:
                 own["path"] = folder / ("a.png" if short == "save" else "a.csv")
             yield _door(short, function, own, made=folder / "never.zarr" if short == "capture" else own["path"])
     for value in OPTION_VALUES:
-        yield _door(f"{value.__name__}.of", value.of, good)  # type: ignore[attr-defined]
+        yield _door(f"{value.__name__}.of", value.of, good)
     yield _door("parse_selection", parse_selection, good, only=("given",))
     yield _door("choose_tile", choose_tile, good)
     for name in parse.__all__:

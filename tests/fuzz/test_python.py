@@ -50,7 +50,7 @@ def test_every_public_name_is_a_door(doors: list[Door]) -> None:
     assert set(names) - tried == INNER
     for door in doors:
         if door.name in names and not inspect.isclass(names[door.name]):
-            assert set(inspect.signature(names[door.name]).parameters) - {"choices", "options"} <= set(door.fields)  # type: ignore[arg-type]
+            assert set(inspect.signature(names[door.name]).parameters) - {"choices", "options"} <= set(door.fields)
 
 
 def test_every_door_opens_to_what_is_meant(doors: list[Door]) -> None:
@@ -152,7 +152,8 @@ def test_nothing_is_captured_that_is_no_text(name: str, tmp_path: Path) -> None:
 
 LAYERS: list[tuple[Any, list[int]]] = [
     (1, [1]), ("1", [1]), ("0,2:4", [0, 2, 3]), ([0, -1], [0, 3]), (slice(1, 3), [1, 2]), (range(2), [0, 1]),
-    (np.array([0, 1]), [0, 1]), (np.int8(-1), [3]), ((0, slice(2, None)), [0, 2, 3]), ("last:2", [2, 3]), ({3, 1}, [1, 3]),
+    (np.array([0, 1]), [0, 1]), (np.int8(-1), [3]), ((0, slice(2, None)), [0, 2, 3]), ("last:2", [2, 3]),
+    ({3, 1}, [1, 3]),
     ("0:99999999999", [0, 1, 2, 3]), (slice(2, 10**12), [2, 3]),
 ]  # fmt: skip
 
@@ -176,5 +177,5 @@ def test_an_analysis_takes_a_path_a_name_and_a_share(tmp_path: Path) -> None:
     assert analysis.explain(store, sample="50%").rows == round(analysis.explain(store).of_rows / 2)
     assert analysis.explain(store, sample="8").rows == 8
     assert analysis.head_roles(store, save=False).equals(analysis.head_roles(atlas, save=False))
-    with pytest.raises(InputError, match="no folder|is no number|a share such as 5%"):
+    with pytest.raises(InputError, match="a share such as 5%"):
         analysis.statistics(store, sample="500%")
