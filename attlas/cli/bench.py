@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from attlas.cli.bench_table import print_report
 from attlas.cli.inputs import read_inputs
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors, spinner, styled
 from attlas.cli.selection import COUNT, FIGURE, FOLDER, PLACE, SEED, WORD, WORKERS, storage_option
 from attlas.storage.tiers import TIERS
 
@@ -302,7 +302,7 @@ def trial(
             continue
         print_report(report)
         if figure is not None:
-            console().print(f"[dim]drawn to {figure}[/]")
+            console().print(styled("[dim]drawn to {}[/]", figure))
 
 
 def _command() -> str:
@@ -319,7 +319,7 @@ def _progress(title: str, quiet: bool) -> Iterator[Callable[[str], None]]:
     """What is run now, on a terminal, on stderr; nothing in a pipe."""
     screen = console(stderr=True)
     with Progress(
-        SpinnerColumn(), TextColumn(title), TextColumn("{task.fields[told]}"), TimeElapsedColumn(),
+        spinner(screen), TextColumn(title), TextColumn("{task.fields[told]}", markup=False), TimeElapsedColumn(),
         console=screen, transient=True, disable=quiet or not screen.is_terminal,
     ) as bar:  # fmt: skip
         task = bar.add_task(title, total=None, told="starting")

@@ -17,7 +17,7 @@ import click
 from rich.table import Table
 
 from attlas.cli.inputs import read_inputs
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors, styled
 from attlas.cli.progress import capture_progress
 from attlas.cli.selection import (
     COUNT,
@@ -194,14 +194,15 @@ def _show(told: dict[str, Any]) -> None:
     table.add_column(style="dim")
     table.add_column()
     kinds = ", ".join(f"{k}: {v['layers']} layers x {v['heads']} heads" for k, v in told["kinds"].items())
-    table.add_row("atlas", f"[bold]{told['store']}[/]  ({told['keep']}, {human_bytes(told['bytes'])})")
+    table.add_row("atlas", styled("[bold]{}[/]  ({}, {})", told["store"], told["keep"], human_bytes(told["bytes"])))
     table.add_row("model", told["model"])
     table.add_row("attention", kinds)
     table.add_row("documents", f"{told['documents']:,} with {told['tokens']:,} tokens")
     if told["truncated"]:
         names = told["truncated"]
         table.add_row(
-            "cut short", f"[yellow]{', '.join(names[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}[/]"
+            "cut short",
+            styled("[yellow]{}{}[/]", ", ".join(names[:5]), f" and {len(names) - 5} more" * (len(names) > 5)),
         )
     table.add_row(
         "time",
@@ -212,13 +213,13 @@ def _show(told: dict[str, Any]) -> None:
     if told["retries"]:
         again, lost = told["retries"], told["lost_pipelines"]
         after = f", after {_counted(lost, 'lost pipeline')}" if lost else ""
-        table.add_row("run again", f"[yellow]{_counted(again, 'pack')}{after}[/]")
+        table.add_row("run again", styled("[yellow]{}{}[/]", _counted(again, "pack"), after))
     if told["failed"]:
-        table.add_row("failed", f"[red]{len(told['failed'])} of {_counted(told['packs'], 'pack')}[/]")
+        table.add_row("failed", styled("[red]{} of {}[/]", len(told["failed"]), _counted(told["packs"], "pack")))
     out.print(table)
     if told["shards"]:
         out.print(_shard_table(told["shards"]))
-    out.print(f"\n[dim]next:[/] attlas info {told['store']}")
+    out.print(styled("\n[dim]next:[/] attlas info {}", told["store"]))
 
 
 def _counted(count: int, noun: str) -> str:

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from attlas.cli.output import console
+from attlas.cli.output import console, spinner, styled
 from attlas.cli.selection import LAYERS, SAMPLE, SEED, WORD, WORKERS, storage_option
 from attlas.engine.passage.selection import Selection
 from attlas.progress import Progress as WorkProgress
@@ -74,7 +75,7 @@ def job_progress(title: str, *, shown: bool = True) -> Iterator[Report]:
     """A bar of blocks on a terminal, on stderr; nothing in a pipe."""
     screen = console(stderr=True)
     with Progress(
-        SpinnerColumn(), TextColumn(title), BarColumn(bar_width=None), TextColumn("{task.description}"),
+        spinner(screen), TextColumn(title), BarColumn(bar_width=None), TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         console=screen, transient=True, disable=not (shown and screen.is_terminal),
     ) as bar:  # fmt: skip
@@ -95,13 +96,13 @@ def print_plan(plan: Any, store: str) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    table.add_row("atlas", f"[bold]{store}[/]  {plan.kind} attention")
+    table.add_row("atlas", styled("[bold]{}[/]  {} attention", store, plan.kind))
     table.add_row("of", f"{plan.layers} layers x {plan.heads} heads, {_counted(plan.documents, 'document')}")
     share = "all, exactly" if plan.rows == plan.of_rows else f"{plan.rows / plan.of_rows:.1%}, sampled"
     table.add_row("query rows", f"{plan.rows:,} of {plan.of_rows:,} ({share}) of each layer and head")
     table.add_row("from", plan.source)
     if plan.kept:
-        table.add_row("", "[green]the answer is kept in the atlas: nothing is computed[/]")
+        table.add_row("", styled("[green]the answer is kept in the atlas: nothing is computed[/]"))
     else:
         table.add_row("blocks", f"{plan.blocks:,}, each one kernel call on one layer's heads")
         if plan.read_bytes:
@@ -113,16 +114,18 @@ def print_plan(plan: Any, store: str) -> None:
     out.print(table)
 
 
-def summary_line(store: str, result: Any, seconds: float) -> str:
+def summary_line(store: str, result: Any, seconds: float) -> Text:
     """What the answer is of, on one line."""
     attributes = result.attrs
     rows = f"all {attributes['rows']:,} query rows, exactly"
     if attributes["exact"] != "yes":
         rows = f"{attributes['rows_used']:,} of {attributes['rows']:,} query rows, sampled"
     how = "kept from before" if attributes.get("reused") else f"{seconds:.1f} s"
-    return (
-        f"[bold]{store}[/]\n{attributes['kind']} attention, {result.sizes['layer']} layers x {result.sizes['head']} "
-        f"heads, {_counted(attributes['documents'], 'document')}\n[dim]{rows}, from {attributes['source']}, {how}[/]"
+    heads = f"{result.sizes['layer']} layers x {result.sizes['head']} heads"
+    return styled(
+        "[bold]{}[/]\n{} attention, {}, {}\n[dim]{}, from {}, {}[/]",
+        *(store, attributes["kind"], heads, _counted(attributes["documents"], "document")),
+        *(rows, attributes["source"], how),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import SpinnerColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,17 @@ from rich.text import Text
 from attlas.errors import AttlasError
 from attlas.readable import escaped, one_line
 
-__all__ = ["console", "fail", "print_data", "print_json", "print_json_text", "reports_errors", "styled", "table"]
+__all__ = [
+    "console",
+    "fail",
+    "print_data",
+    "print_json",
+    "print_json_text",
+    "reports_errors",
+    "spinner",
+    "styled",
+    "table",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,6 +80,11 @@ def styled(template: str, *data: object) -> Text:
             part = _instead(part, _told(str(values[i // 2]), sys.stdout.encoding or "utf-8"))
         line.append_text(part)
     return line
+
+
+def spinner(screen: Console) -> SpinnerColumn:
+    """What turns while work is done, of signs that the terminal has."""
+    return SpinnerColumn("dots" if _encodes("⠋", screen.encoding) else "line")
 
 
 def table(*columns: str, right: Iterable[str] = (), header: bool = True) -> Table:

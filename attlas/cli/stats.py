@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.console import RenderableType
 from rich.table import Table
 
 from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
-from attlas.cli.output import console, reports_errors
+from attlas.cli.output import console, print_json_text, reports_errors, styled
 from attlas.cli.selection import FIGURE, NUMBERS, TABLE, WORD
 from attlas.engine.passage.selection import Selection
 from attlas.errors import InputError
@@ -96,17 +97,17 @@ def command(
         from attlas.analysis.tables import json_text, plain_attributes
 
         description = {"attributes": plain_attributes(answer.attrs)}
-        click.echo(json_text(description, analysis.to_frame(answer, dims)))
+        print_json_text(json_text(description, analysis.to_frame(answer, dims)))
         return
     out = console()
     out.print(summary_line(store, answer, seconds))
     out.print()
     out.print({"summary": _summary, "layer": _layers, "head": _heads, "document": _documents}[by](answer))
     for note in notes(answer):
-        out.print(f"[dim]{note}[/]")
+        out.print(styled("[dim]{}[/]", note))
     for path in (output, figure):
         if path is not None:
-            out.print(f"[dim]written to {path}[/]")
+            out.print(styled("[dim]written to {}[/]", path))
 
 
 def _summary(answer: Any) -> Table:
@@ -125,8 +126,8 @@ def _summary(answer: Any) -> Table:
         table.add_column(end, justify="right")
         table.add_column("layer, head", style="dim")
     for summary in summaries:
-        units = "" if summary.units == "1" else f"[dim]{summary.units}[/]"
-        cells = [summary.title, number(summary.mean), units]
+        units = styled("[dim]{}[/]", "" if summary.units == "1" else summary.units)
+        cells: list[RenderableType] = [summary.title, number(summary.mean), units]
         if errors:
             cells.append("" if summary.error is None else number(summary.error))
         for extreme in (summary.lowest, summary.highest):

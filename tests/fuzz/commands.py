@@ -38,12 +38,12 @@ def prepare(folder: Path) -> dict[str, str]:
     """Good values by the name of an argument or option; makes what they name in the folder."""
     import attlas
 
-    (folder / "text.txt").write_text("one two three, one two three")
-    attlas.capture("demo", ["one two three, one two three", "and two"], folder / "a.zarr", ids=["a", "b"])
+    (folder / "text.txt").write_text("one two three, one two three. " * 4)
+    attlas.capture("demo", ["one two three, one two three. " * 4, "and two"], folder / "a.zarr", ids=["a", "b"])
     return {
         "model": "demo", "inputs": str(folder / "text.txt"), "store": str(folder / "a.zarr"),
         "--store": str(folder / "never.zarr"), "--layer": "0", "--head": "0", "--tokens": "64", "--document": "a",
-        "--rounds": "1",
+        "--rounds": "1", "--folder": str(folder),
     }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def _command(found: click.Command, words: tuple[str, ...], good: Mapping[str, st
     if words[0] != "query":
         asked -= {"--document"}
     asked |= {name for name, one in names.items() if one.required}
-    asked |= {"--rounds", "--tokens"} & set(names) if words[0] == "bench" else set()
+    asked |= {"--rounds", "--tokens", "--folder"} & set(names) if words[0] == "bench" else set()
     return Command(
         words=words,
         arguments={one.name or "": good[one.name or ""] for one in arguments},

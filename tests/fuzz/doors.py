@@ -31,6 +31,8 @@ INNER = {
 """Values of ours that are public to be read, and what a capture writes with: no person's value reaches them."""
 INNER_METHODS = {"places", "tokens", "rows"}
 """Of an atlas, what takes a document's number: for the rooms above, not for people."""
+DRAWN = {"role_map": "head_roles", "diversity_matrix": "head_diversity", "head_plane": "head_diversity"}
+"""Pictures of another question than `statistics`."""
 CALLBACKS = {"progress"}
 """Called with a value of ours: what a function of the user's raises is the user's."""
 STARTS_A_CLUSTER = {("shards", "none"), ("shards", "auto")}
@@ -78,14 +80,14 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
             for method in public_methods(function):
                 yield _door(f"{short}.{method}", getattr(atlas, method), good | {"path": "self/layer"})
         else:
-            own = dict(good)
+            own = good | {"answer": answers[DRAWN.get(short, "statistics")]}
             if short in {"save", "write_table"}:
                 own["path"] = folder / ("a.png" if short == "save" else "a.csv")
             yield _door(short, function, own, made=folder / "never.zarr" if short == "capture" else own["path"])
     for value in OPTION_VALUES:
         yield _door(f"{value.__name__}.of", value.of, good)
     yield _door("parse_selection", parse_selection, good, only=("given",))
-    yield _door("choose_tile", choose_tile, good)
+    yield _door("choose_tile", choose_tile, good, beside=("document",))
     for name in parse.__all__:
         if name.startswith("parse_"):
             own = {
@@ -115,8 +117,11 @@ def _door(
     *,
     made: Path | None = None,
     only: tuple[str, ...] = (),
+    beside: tuple[str, ...] = (),
 ) -> Door:
-    fields, needed = [], {}
+    """only: the fields that a person gives, all where empty. beside: options that this call needs."""
+    fields: list[str] = []
+    needed = {one: good[one] for one in beside}
     for parameter in inspect.signature(call).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             fields += _further(name)
