@@ -57,7 +57,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "digits": lambda: "9" * 5000, "range of digits": lambda: f"0:{'9' * 5000}", "superscript": lambda: "²",
     "arabic digit": lambda: "٣", "percent": lambda: "0%", "nan in words": lambda: "nan", "URL": lambda: "ftp://",
     "nowhere": lambda: "nowhere://x/y", "markup": lambda: "[/nope]", "bidi": lambda: "a\u202eb",
-    "bytes": lambda: b"x", "bytearray": lambda: bytearray(b"\xff"), "path": lambda: Path("/nowhere/at/all"),
+    "bytes": lambda: b"x", "bytearray": lambda: bytearray(b"\xff"), "path": lambda: Path("/proc/nowhere/at/all"),
     "path of a folder": lambda: Path(os.sep), "path with NUL": lambda: Path("a\0b"),
     "empty list": list, "list of none": lambda: [None], "list of nan": lambda: [float("nan")],
     "list of lists": lambda: [[0], [1, 2]], "nested": lambda: [[[[[]]]]], "cycle": _cycle, "tuple": tuple,
