@@ -13,6 +13,10 @@ from attlas.cli import main
 __all__ = ["Command", "commands", "prepare"]
 
 
+LEAST_TOKENS = 64
+"""Of each document, so that `bench` and the statistics of long rows have something to measure."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """words: of the command itself. arguments: each with a good value. options: their longest names. made: what a run
@@ -38,8 +42,10 @@ def prepare(folder: Path) -> dict[str, str]:
     """Good values by the name of an argument or option; makes what they name in the folder."""
     import attlas
 
-    (folder / "text.txt").write_text("one two three, one two three. " * 4)
-    attlas.capture("demo", ["one two three, one two three. " * 4, "and two"], folder / "a.zarr", ids=["a", "b"])
+    text = "one two three, one two three. " * 16
+    (folder / "text.txt").write_text(text)
+    atlas = attlas.capture("demo", [text, f"and two, {text}"], folder / "a.zarr", ids=["a", "b"])
+    assert min(atlas[one].sizes["query"] for one in atlas) >= LEAST_TOKENS
     return {
         "model": "demo", "inputs": str(folder / "text.txt"), "store": str(folder / "a.zarr"),
         "--store": str(folder / "never.zarr"), "--layer": "0", "--head": "0", "--tokens": "64", "--document": "a",

@@ -33,6 +33,9 @@ INNER_METHODS = {"places", "tokens", "rows"}
 """Of an atlas, what takes a document's number: for the rooms above, not for people."""
 DRAWN = {"role_map": "head_roles", "diversity_matrix": "head_diversity", "head_plane": "head_diversity"}
 """Pictures of another question than `statistics`."""
+BESIDE = {"flow": ("document",), "graph": ("document", "top"), "graph_of": ("top",)}
+"""Options without which a call is refused, where an atlas has two documents."""
+WRITTEN = {"save": "a.png", "write_table": "a.csv", "write_graph": "a.graphml"}
 CALLBACKS = {"progress"}
 """Called with a value of ours: what a function of the user's raises is the user's."""
 STARTS_A_CLUSTER = {("shards", "none"), ("shards", "auto")}
@@ -62,6 +65,8 @@ def public_names() -> list[tuple[str, Callable[..., object]]]:
 def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) -> Iterator[Door]:
     """answers: question -> its answer about the atlas. folder: where a door may write."""
     figure = plots.head_map(answers["statistics"].entropy)
+    weights = atlas["a"].attention.isel(layer=0, head=0)
+    graph = analysis.graph_of(weights, top=2)
     good: dict[str, Any] = {
         "atlas": atlas, "model": "demo", "texts": "a text", "where": atlas.name, "document": "a",
         "question": "statistics",
@@ -69,6 +74,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "values": answers["statistics"].entropy, "report": None, "figure": figure, "dataset": answers["statistics"],
         "layer": 0, "head": 0, "given": "0", "field": "layers", "kind": "self", "path": folder / "a",
         "store": folder / "never.zarr", "key": "a", "axis": "text", "name": "entropy",
+        "graph": graph, "weights": weights, "made": graph, "top": 2,
     }  # fmt: skip
     seen: set[object] = set()
     for name, function in public_names():
@@ -81,9 +87,10 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
                 yield _door(f"{short}.{method}", getattr(atlas, method), good | {"path": "self/layer"})
         else:
             own = good | {"answer": answers[DRAWN.get(short, "statistics")]}
-            if short in {"save", "write_table"}:
-                own["path"] = folder / ("a.png" if short == "save" else "a.csv")
-            yield _door(short, function, own, made=folder / "never.zarr" if short == "capture" else own["path"])
+            if short in WRITTEN:
+                own["path"] = folder / WRITTEN[short]
+            made = folder / "never.zarr" if short == "capture" else own["path"]
+            yield _door(short, function, own, made=made, beside=BESIDE.get(short, ()))
     for value in OPTION_VALUES:
         yield _door(f"{value.__name__}.of", value.of, good)
     yield _door("parse_selection", parse_selection, good, only=("given",))
