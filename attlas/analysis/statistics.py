@@ -142,7 +142,7 @@ def statistic_quantities(options: SurveyOptions) -> tuple[Quantity, ...]:
             name="weight_by_distance", definition="mean over rows of the weight on keys at these distances |i - j|",
             units="1", needs=("by_distance",), dim="distance", same_axis=True, compute=_by_distance,
         ),
-        *(_mean_of(statistic) for name, statistic in STATISTICS.items() if statistic.averaged and name not in PLACED),
+        *(_mean_of(statistic) for statistic in STATISTICS if statistic.averaged and statistic.name not in PLACED),
     )  # fmt: skip
 
 
