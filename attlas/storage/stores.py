@@ -20,6 +20,7 @@ from attlas.storage.schema import VERSION
 
 __all__ = [
     "Where",
+    "make_folder",
     "open_root",
     "open_store",
     "store_bytes",
@@ -48,6 +49,8 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
         return _MEMORY.setdefault(text.removeprefix("memory://"), MemoryStore())
     text = text.removeprefix("file://")  # LocalStore puts files whole, which fsspec's does not
     if "://" in text:
+        if not text.partition("://")[2].strip("/"):  # the file systems of fsspec say so in many ways, some on stderr
+            raise refuse(text, "the store", f"it says no place, {WHAT_A_STORE_IS}")
         try:
             # cached listings would show what another process, or this one, has changed since
             return FsspecStore.from_url(text, storage_options={"use_listings_cache": False, **(storage_options or {})})
@@ -59,6 +62,16 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
     if storage_options:
         raise InputError(f"storage options are for URLs, and {text} is a local folder: leave them out")
     return LocalStore(text)
+
+
+def make_folder(store: Store) -> None:
+    """Make the folder of a store on a local disk; raises InputError where that cannot be."""
+    if isinstance(store, LocalStore):
+        try:
+            Path(store.root).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"it cannot be made ({error.strerror}): choose a folder that can be written to"
+            raise refuse(str(store.root), "the store", why) from error
 
 
 def store_name(where: Where) -> str:

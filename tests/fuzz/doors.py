@@ -21,7 +21,7 @@ from attlas.jobs.choices import Choices
 from attlas.jobs.survey import SurveyOptions
 from attlas.storage.tile import choose_tile
 
-__all__ = ["CALLBACKS", "INNER", "STARTS_A_CLUSTER", "Door", "public_doors", "public_names"]
+__all__ = ["CALLBACKS", "INNER", "SLOW", "Door", "public_doors", "public_names"]
 
 MODULES = (attlas, analysis, plots, attlas.storage)
 OPTION_VALUES = (ModelSource, Rows, Budget, Layout)
@@ -38,8 +38,8 @@ BESIDE = {"flow": ("document",), "graph": ("document", "top"), "graph_of": ("top
 WRITTEN = {"save": "a.png", "write_table": "a.csv", "write_graph": "a.graphml"}
 CALLBACKS = {"progress"}
 """Called with a value of ours: what a function of the user's raises is the user's."""
-STARTS_A_CLUSTER = {("shards", "none"), ("shards", "auto")}
-"""Meant, and slow: as few shards as fit the cluster."""
+SLOW = {("shards", "none"), ("shards", "auto"), ("queries", "none"), ("queries", "slice")}
+"""Meant, and slow: as few shards as fit the cluster, which starts; the flow from every token to every other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 import attlas
 from attlas.cli import COMMANDS, main
+from attlas.errors import AttlasError
 from tests.fuzz.commands import Command, commands, prepare
 from tests.fuzz.damage import FLAWS
 from tests.fuzz.values import TEXTS
@@ -76,7 +77,8 @@ def test_every_command_runs_as_it_is_meant(every: list[Command]) -> None:
 
 def test_some_wrong_texts(every: list[Command]) -> None:
     tried = [one for one in inputs(every) if one[0].words[0] != "bench"]
-    assert tracebacks(random.Random(3).sample(tried, QUICK)) == []
+    wrong = tracebacks(random.Random(3).sample(tried, QUICK))
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.slow
@@ -84,7 +86,8 @@ def test_some_wrong_texts(every: list[Command]) -> None:
 def test_all_wrong_texts(every: list[Command]) -> None:
     tried = inputs(every)
     assert len(tried) > 3000
-    assert tracebacks(tried) == []
+    wrong = tracebacks(tried)
+    assert not wrong, "\n".join(wrong)
 
 
 def tracebacks(tried: list[Input]) -> list[str]:
@@ -131,7 +134,7 @@ def refusal(status: int, stderr: str) -> str:
 def _whole(path: Path) -> bool:
     try:
         return attlas.verify(path).passed
-    except attlas.AttlasError:
+    except AttlasError:
         return False
 
 
@@ -160,13 +163,15 @@ def test_a_damaged_file(name: str, every: list[Command], tmp_path: Path, monkeyp
 
 def test_processes_survive(every: list[Command]) -> None:
     """What would take the process with it, and what its start and end print."""
-    assert processes(every, 2) == []
+    wrong = processes(every, 2)
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_many_processes_survive(every: list[Command]) -> None:
-    assert processes(every, PROCESSES) == []
+    wrong = processes(every, PROCESSES)
+    assert not wrong, "\n".join(wrong)
 
 
 def processes(every: list[Command], count: int) -> list[str]:
