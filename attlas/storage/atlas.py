@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from attlas.engine.model.layout import KINDS
+from attlas.engine.passage.selection import describe_indices
 from attlas.errors import DocumentMissingError, InputError
-from attlas.parse import refuse, shown
+from attlas.parse import is_integer, refuse, shown
 from attlas.storage import schema
 from attlas.storage.commits import COMMITTED, FAILED, Records, read_states
 from attlas.storage.digests import read_columns
@@ -193,6 +194,27 @@ class Atlas(Mapping[str, xr.Dataset]):
             named = kind if isinstance(kind, str) else shown(kind)
             raise InputError(f"{self.name} has no {named} attention: it has {', '.join(self.kinds)}")
         return kind
+
+    def key_intervals(self, document: str, layer: int, kind: str = "self") -> xr.Dataset:
+        """The keys that each query of a document may see in a layer: from key_start to before key_stop (query).
+
+        >>> atlas.key_intervals("demo", layer=1).sel(query=106).key_stop.item()
+        107
+
+        layer: the model's index. A causal model's query sees up to itself; what is masked within an interval is so by
+        its score. Raises DocumentMissingError, and InputError where the kind or the layer is not there.
+        """
+        kind = self.parse_kind(kind)
+        layers = self.layers(kind)
+        if not is_integer(layer) or layer not in layers:
+            raise InputError(f"there is no layer {shown(layer)}: the atlas has {describe_indices(layers)}")
+        rows = self.rows(kind, self._committed_index(document))
+        start, stop = rows.intervals(layers.index(layer), np.arange(rows.queries))
+        attributes = {"units": "token"}
+        return xr.Dataset(
+            {"key_start": ("query", start, attributes), "key_stop": ("query", stop, attributes)},
+            {"query": rows.position_Q},
+        )
 
     def _committed_index(self, document: str) -> int:
         """The number of a committed document; raises DocumentMissingError."""
