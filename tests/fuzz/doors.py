@@ -33,9 +33,15 @@ INNER_METHODS = {"places", "tokens", "rows"}
 """Of an atlas, what takes a document's number: for the rooms above, not for people."""
 DRAWN = {"role_map": "head_roles", "diversity_matrix": "head_diversity", "head_plane": "head_diversity"}
 """Pictures of another question than `statistics`."""
-BESIDE = {"flow": ("document",), "graph": ("document", "top"), "graph_of": ("top",)}
+BESIDE = {
+    "flow": ("document",),
+    "graph": ("document", "top"),
+    "overview": ("document",),
+    "thumbnails": ("document",),
+    "graph_of": ("top",),
+}
 """Options without which a call is refused, where an atlas has two documents."""
-WRITTEN = {"save": "a.png", "write_table": "a.csv", "write_graph": "a.graphml"}
+WRITTEN = {"save": "a.png", "write_table": "a.csv", "write_graph": "a.graphml", "layer_animation": "a.gif"}
 CALLBACKS = {"progress"}
 """Called with a value of ours: what a function of the user's raises is the user's."""
 SLOW = {("shards", "none"), ("shards", "auto"), ("queries", "none"), ("queries", "slice")}
@@ -76,6 +82,14 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "store": folder / "never.zarr", "key": "a", "axis": "text", "name": "entropy",
         "graph": graph, "weights": weights, "made": graph, "top": 2,
     }  # fmt: skip
+    span = weights.isel(query=slice(20, 30), key=slice(10, 20))
+    layers = analysis.overview(atlas, "a", layer=None, cells=20)
+    drawn: dict[str, dict[str, Any]] = {
+        "coloured_text": {"values": weights.isel(query=20)}, "lines": {"weights": span},
+        "embedding": {"answer": analysis.embed_heads(atlas, save=False)},
+        "head_grid": {"thumbnails": analysis.thumbnails(atlas, "a")},
+        "layer_animation": {"weights": layers}, "layers_in_space": {"weights": analysis.overview(atlas, "a", layer=None)},
+    }  # fmt: skip
     seen: set[object] = set()
     for name, function in public_names():
         short = name.rpartition(".")[2]
@@ -86,7 +100,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
             for method in public_methods(function):
                 yield _door(f"{short}.{method}", getattr(atlas, method), good | {"path": "self/layer"})
         else:
-            own = good | {"answer": answers[DRAWN.get(short, "statistics")]}
+            own = good | {"answer": answers[DRAWN.get(short, "statistics")]} | drawn.get(short, {})
             if short in WRITTEN:
                 own["path"] = folder / WRITTEN[short]
             made = folder / "never.zarr" if short == "capture" else own["path"]
