@@ -88,7 +88,8 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "coloured_text": {"values": weights.isel(query=20)}, "lines": {"weights": span},
         "embedding": {"answer": analysis.embed_heads(atlas, save=False)},
         "head_grid": {"thumbnails": analysis.thumbnails(atlas, "a")},
-        "layer_animation": {"weights": layers}, "layers_in_space": {"weights": analysis.overview(atlas, "a", layer=None)},
+        "layer_animation": {"weights": layers},
+        "layers_in_space": {"weights": analysis.overview(atlas, "a", layer=None)},
     }  # fmt: skip
     seen: set[object] = set()
     for name, function in public_names():
