@@ -12,8 +12,9 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from attlas.engine.passage.selection import parse_selection
 from attlas.errors import InputError
-from attlas.parse import parse_fraction, parse_instance
-from attlas.storage import Atlas
+from attlas.parse import parse_fraction
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 from attlas.storage.tile import only_document
 
 __all__ = ["flow"]
@@ -27,7 +28,7 @@ MOST_EDGES = 4_000_000
 
 
 def flow(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     document: str | None = None,
     *,
     queries: Any = -1,
@@ -50,7 +51,7 @@ def flow(
     is bound by the narrowest layer alone, and rows do not sum to one: it says what could pass, not what did.
     Raises InputError for cross attention and where the layer graph has more than MOST_EDGES edges; TierError.
     """
-    parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
+    atlas = parse_atlas(atlas)
     residual = parse_fraction(residual, "residual")
     document = only_document(atlas) if document is None else document
     kind = atlas.kinds[0] if kind is None else kind

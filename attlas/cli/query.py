@@ -11,10 +11,9 @@ from typing import Any
 import click
 import numpy as np
 
-from attlas.cli.capture import storage_option
 from attlas.cli.heatmap import print_tile
 from attlas.cli.output import console, print_json, reports_errors
-from attlas.cli.selection import INDICES, OUTPUT
+from attlas.cli.selection import INDICES, OUTPUT, storage_option
 
 __all__ = ["command"]
 

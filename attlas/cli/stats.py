@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from attlas.cli.jobs import NUMBERS, choices_of, job_options, job_progress, notes, print_plan, summary_line
-from attlas.cli.output import console, reports_errors
-from attlas.cli.selection import OUTPUT
+from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
+from attlas.cli.output import console, print_json_text, reports_errors, styled
+from attlas.cli.selection import FIGURE, NUMBERS, TABLE, WORD
 from attlas.engine.passage.selection import Selection
 from attlas.errors import InputError
 
@@ -26,7 +28,7 @@ ROWS = {"layer": ("layer", "head"), "head": ("layer", "head"), "document": ("doc
 
 @click.command("stats")
 @click.argument("store")
-@click.option("--statistic", "names", multiple=True, help="One of them; may be given again. [default: all]")
+@click.option("--statistic", "names", multiple=True, type=WORD, help="One of them; may be given again. [default: all]")
 @click.option(
     "--by", type=click.Choice(["summary", "layer", "head", "document"]), default="summary", show_default=True,
     help="Rows of the table: one a statistic, a layer, a head, or a document.",
@@ -34,10 +36,10 @@ ROWS = {"layer": ("layer", "head"), "head": ("layer", "head"), "document": ("doc
 @click.option("--thresholds", type=NUMBERS, help="Weights for sparsity. [default: 0.0001,0.001,0.01]")
 @click.option("--levels", type=NUMBERS, help="Shares for weight_quantile. [default: 0.5,0.9,0.99]")
 @click.option(
-    "-o", "--output", type=OUTPUT,
+    "-o", "--output", type=TABLE,
     help="Write a row for each head (of each document, with --by document): .csv, .json or .parquet.",
 )  # fmt: skip
-@click.option("--figure", type=OUTPUT, help="Draw layer means as .png, .pdf or .svg.")
+@click.option("--figure", type=FIGURE, help="Draw layer means as .png, .pdf or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print a row for each head as JSON.")
 @job_options
 @reports_errors
@@ -73,7 +75,7 @@ def command(
     from attlas import analysis
 
     atlas = attlas.open_atlas(store, storage_options=storage_options)
-    choices = choices_of(atlas, kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
+    choices = choices_of(kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
     choices |= {} if thresholds is None else {"thresholds": thresholds}
     choices |= {} if levels is None else {"levels": levels}
     if explain:
@@ -98,17 +100,17 @@ def command(
         from attlas.analysis.tables import json_text, plain_attributes
 
         description = {"attributes": plain_attributes(answer.attrs)}
-        click.echo(json_text(description, analysis.to_frame(answer, dims)))
+        print_json_text(json_text(description, analysis.to_frame(answer, dims)))
         return
     out = console()
     out.print(summary_line(store, answer, seconds))
     out.print()
     out.print({"summary": _summary, "layer": _layers, "head": _heads, "document": _documents}[by](answer))
     for note in notes(answer):
-        out.print(f"[dim]{note}[/]")
+        out.print(styled("[dim]{}[/]", note))
     for path in (output, figure):
         if path is not None:
-            out.print(f"[dim]written to {path}[/]")
+            out.print(styled("[dim]written to {}[/]", path))
 
 
 def _summary(answer: Any) -> Table:
@@ -127,8 +129,8 @@ def _summary(answer: Any) -> Table:
         table.add_column(end, justify="right")
         table.add_column("layer, head", style="dim")
     for summary in summaries:
-        units = "" if summary.units == "1" else f"[dim]{summary.units}[/]"
-        cells = [summary.title, number(summary.mean), units]
+        units = styled("[dim]{}[/]", "" if summary.units == "1" else summary.units)
+        cells: list[RenderableType] = [summary.title, number(summary.mean), units]
         if errors:
             cells.append("" if summary.error is None else number(summary.error))
         for extreme in (summary.lowest, summary.highest):
@@ -137,7 +139,7 @@ def _summary(answer: Any) -> Table:
     return table
 
 
-def _layers(answer: Any) -> Table:
+def _layers(answer: Any) -> Group:
     """One row a layer: means over its heads, and of a sample the mean standard error of a head."""
     from attlas.analysis.summary import head_values, sampling_error
 
@@ -153,7 +155,7 @@ def _over_heads(values: Any) -> Any:
     return values.mean("head", skipna=True).values
 
 
-def _heads(answer: Any) -> Table:
+def _heads(answer: Any) -> Group:
     from attlas.analysis.summary import head_values, sampling_error
 
     columns = []
@@ -164,7 +166,7 @@ def _heads(answer: Any) -> Table:
     return _wide(["layer", "head"], places, columns)
 
 
-def _documents(answer: Any) -> Table:
+def _documents(answer: Any) -> Group:
     """One row a document: means over its heads, and of a sample the mean standard error of a head."""
     from attlas.analysis.summary import document_means
 
@@ -174,7 +176,7 @@ def _documents(answer: Any) -> Table:
     return _wide(["document"], [[str(name)] for name in answer["document"].values] if columns else [], columns)
 
 
-def _wide(heads: list[str], places: list[list[str]], columns: list[tuple[str, Any, Any]]) -> Table:
+def _wide(heads: list[str], places: list[list[str]], columns: list[tuple[str, Any, Any]]) -> Group:
     """Statistics across, each with its standard error if it has one; those that a terminal has no room for are left to
     --output."""
     sampled = any(errors is not None for _, _, errors in columns)
@@ -192,10 +194,7 @@ def _wide(heads: list[str], places: list[list[str]], columns: list[tuple[str, An
     told = [f"{' and '.join(rest)}: --output FILE has all, --statistic chooses"] if rest else []
     if sampled:
         told.insert(0, "± standard error for the rows of this atlas" + (", of a head" if "head" not in heads else ""))
-    if told:
-        table.caption = "\n".join(told)
-        table.caption_justify = "left"
-    return table
+    return Group(table, *(Text(line, style="dim italic") for line in told))
 
 
 def _estimate(values: Any, errors: Any, place: int) -> str:

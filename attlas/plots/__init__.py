@@ -4,6 +4,7 @@ May import everything below the command line. Needs no display: figures are draw
 """
 
 from attlas.plots.bench import bench_figure
+from attlas.plots.causal_report import causal_report
 from attlas.plots.coloured_text import coloured_text
 from attlas.plots.diversity import diversity_matrix, head_plane
 from attlas.plots.embedding import embedding
@@ -19,6 +20,7 @@ from attlas.plots.style import save
 
 __all__ = [
     "bench_figure",
+    "causal_report",
     "coloured_text",
     "distance_decay",
     "diversity_matrix",

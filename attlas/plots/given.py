@@ -36,9 +36,12 @@ def parse_weights(value: object, dims: tuple[str, ...] = ("query", "key")) -> xr
     wanted = f"weights ({', '.join(dims)})"
     if not isinstance(value, xr.DataArray) or value.dtype.kind not in "fiub":
         raise InputError(f"the figure is of {wanted}, and this is {shown(value)}")
-    renamed = {dim: str(dim).rpartition("_")[2] for dim in value.dims if str(dim).rpartition("_")[2] in dims}
-    if len(set(renamed.values())) == len(renamed):
-        value = value.rename(renamed)
+    prefixes = {str(dim).rpartition("_")[0] for dim in value.dims if str(dim).rpartition("_")[2] in dims} - {""}
+    if len(prefixes) == 1:  # `encoder_query` and its `encoder_query_token`
+        begins = f"{prefixes.pop()}_"
+        names = [str(name) for name in (*value.dims, *value.coords) if str(name).startswith(begins)]
+        value = value.drop_vars([name.removeprefix(begins) for name in names], errors="ignore")
+        value = value.rename({name: name.removeprefix(begins) for name in names})
     if set(value.dims) != set(dims) or 0 in value.shape:
         have = ", ".join(f"{dim} {size}" for dim, size in value.sizes.items())
         raise InputError(f"the figure is of {wanted}, and this has {have or 'no dimension'}: choose with .sel or .isel")

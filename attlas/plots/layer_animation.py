@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.animation import FFMpegWriter, FuncAnimation, PillowWriter
 
 from attlas.errors import InputError
-from attlas.parse import parse_choice, refuse
+from attlas.parse import parse_choice, parse_output, refuse
 from attlas.plots.given import parse_weights
 from attlas.plots.heatmap import colours, draw_map, scale_of
 from attlas.plots.style import styled
@@ -35,11 +35,9 @@ def layer_animation(
     times, and for .mp4 without ffmpeg.
     """
     given = parse_weights(weights, ("layer", "query", "key"))
-    ending = Path(path).suffix.lower()
-    if ending not in WRITERS:
-        raise InputError(f"{path}: a film is written to a file that ends in {', '.join(WRITERS)}")
-    if ending == ".mp4" and shutil.which("ffmpeg") is None:
-        raise InputError(f"{path}: .mp4 needs the program ffmpeg, which is not installed: write a .gif")
+    file = parse_output(path, "path", tuple(WRITERS))
+    if file.suffix == ".mp4" and shutil.which("ffmpeg") is None:
+        raise InputError(f"{file}: .mp4 needs the program ffmpeg, which is not installed: write a .gif")
     if not isinstance(seconds, int | float) or not 1 / FASTEST <= seconds <= 60:
         raise refuse(seconds, "seconds", f"give from {1 / FASTEST:.2f} to 60 a layer")
     keys = int(given.attrs.get("keys", given.sizes["key"]))
@@ -58,7 +56,7 @@ def layer_animation(
             return [image]
 
         film = FuncAnimation(figure, show, frames=given.sizes["layer"], interval=1000 * seconds, blit=False)
-        film.save(path, writer=WRITERS[ending](fps=1 / seconds), dpi=DOTS)
+        film.save(file, writer=WRITERS[file.suffix](fps=1 / seconds), dpi=DOTS)
     return film
 
 

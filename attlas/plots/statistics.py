@@ -95,16 +95,15 @@ def histograms(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figure
 
 
 def head_boxes(answer: xr.Dataset, name: str = "entropy", *, layer: int | None = None) -> Figure:
-    """One box a head: a statistic over the documents, whiskers from the 5th to the 95th percentile; of fewer than five
-    documents each is a dot.
+    """One box a head: a statistic over the documents, whiskers from the 5th to the 95th percentile.
 
     >>> figure = attlas.plots.head_boxes(attlas.analysis.statistics(atlas), "entropy", layer=1)
     >>> len(figure.axes) > 0
     True
 
     answer: of `attlas.analysis.statistics`. name: one of its statistics.
-    layer: the heads of one layer; by default every layer has a panel. Raises InputError where the answer does not tell
-    documents apart.
+    layer: the heads of one layer; by default every layer has a panel. Of fewer than five documents each is a dot.
+    Raises InputError where the answer does not tell documents apart.
     """
     answer = parse_answer(answer, "statistics")
     (name,) = parse_names([name], "name")

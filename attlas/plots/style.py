@@ -15,8 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attlas.errors import InputError
-from attlas.parse import parse_instance, refuse
+from attlas.parse import FIGURE_ENDINGS, parse_instance, parse_output
 
 __all__ = [
     "DIVERGING",
@@ -26,7 +25,6 @@ __all__ = [
     "PALE",
     "SEQUENTIAL",
     "apart",
-    "check_ending",
     "grid_of",
     "heading",
     "label_axis",
@@ -46,7 +44,6 @@ OKABE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000
 """Colours that all eyes tell apart (Okabe and Ito 2008)."""
 GENERIC = re.compile(r"(model|models|final|best|latest|output|weights|hf|checkpoint|checkpoint[-_]?\d+)", re.IGNORECASE)
 """Names of folders that many models have."""
-ENDINGS = (".png", ".pdf", ".svg")
 DOTS = 150
 LETTERS = 12
 """Letters of a title in an inch."""
@@ -81,23 +78,13 @@ def save(figure: Any, path: str | Path) -> None:
 
     figure: what a function of attlas.plots returned. path: of the file. Raises InputError at any other ending.
     """
-    if not isinstance(path, str | Path):
-        raise refuse(path, "path", "give a file's name, such as heads.png")
     if hasattr(figure, "write_html"):  # plotly's, which need not be installed
-        if Path(path).suffix != ".html":
-            raise InputError(f"{Path(path).name}: links in space are written to a file that ends in .html")
-        figure.write_html(path, include_plotlyjs=True)
+        figure.write_html(parse_output(path, "path", (".html",)), include_plotlyjs=True)
         return
     figure = parse_instance(figure, "figure", Figure, "give what a function of attlas.plots returned")
-    check_ending(Path(path))
+    path = parse_output(path, "path", FIGURE_ENDINGS)
     with styled():
         figure.savefig(path, dpi=DOTS)
-
-
-def check_ending(path: Path) -> None:
-    """Raise InputError where no figure can be written to a file of this name."""
-    if path.suffix not in ENDINGS:
-        raise InputError(f"{path.name}: a figure is written to a file that ends in {', '.join(ENDINGS)}")
 
 
 def label_axis(axis: Any, labels: Sequence[Any] | NDArray[Any], *, room: int) -> None:

@@ -21,7 +21,7 @@ from attlas.errors import (
     StoreMissingError,
     first_line,
 )
-from attlas.parse import parse_mapping, refuse
+from attlas.parse import parse_mapping, parse_path, refuse
 from attlas.storage.declared_sizes import check_declared_sizes
 from attlas.storage.digests import read_root
 from attlas.storage.occupant import look
@@ -31,6 +31,7 @@ from attlas.storage.zipped import ZippedStore
 
 __all__ = [
     "Where",
+    "make_folder",
     "open_root",
     "open_store",
     "open_writable",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 Where = str | Path | Store
+WHAT_A_STORE_IS = "give a folder, a URL, memory://name, or a zarr store"
 
 _MEMORY: dict[str, MemoryStore] = {}
 
@@ -52,18 +54,21 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
     """
     if isinstance(where, Store):
         return where
-    if not isinstance(where, str | Path) or not str(where).strip() or "\0" in str(where):
-        raise refuse(where, "the store", "give a folder, a URL, memory://name, or a zarr store")
+    if not isinstance(where, str | Path) or not str(where).strip():
+        raise refuse(where, "the store", WHAT_A_STORE_IS)
     parse_mapping(storage_options, "storage_options")
     text = str(where)
     if text.startswith("memory://"):
         return _MEMORY.setdefault(text.removeprefix("memory://"), MemoryStore())
     text = text.removeprefix("file://")  # LocalStore puts files whole, which fsspec's does not
     if "://" in text:
+        if not text.partition("://")[2].strip("/"):  # the file systems of fsspec say so in many ways, some on stderr
+            raise refuse(text, "the store", f"it says no place, {WHAT_A_STORE_IS}")
         return RemoteStore.at(text, storage_options or {})
+    path = parse_path(text, "the store", WHAT_A_STORE_IS)
     if storage_options:
         raise InputError(f"storage options are for URLs, and {text} is a local folder: leave them out")
-    return _open_local(text)
+    return _open_local(path)
 
 
 def open_writable(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> Store:
@@ -82,20 +87,32 @@ def open_writable(where: Where, *, storage_options: Mapping[str, Any] | None = N
     return store
 
 
-def _open_local(text: str) -> Store:
+def _open_local(given: Path) -> Store:
     try:
-        path = Path(text).expanduser()
+        path = given.expanduser()
         if path.is_file():
             if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
                 return ZippedStore.at(path)
-            raise InputError(f"{text} is a file: an atlas is a folder, choose another name")
+            raise InputError(f"{given} is a file: an atlas is a folder, choose another name")
+        if path.exists() and not path.is_dir():
+            raise refuse(str(given), "the store", f"it is a device, {WHAT_A_STORE_IS}")
     except AttlasError:
         raise
     except PermissionError as error:
-        raise StoreAccessError(f"{text} may not be read: see who owns it, and what is allowed") from error
+        raise StoreAccessError(f"{given} may not be read: see who owns it, and what is allowed") from error
     except (OSError, RuntimeError) as error:  # a name too long; a home that nobody has
-        raise InputError(f"{text!r} is no name of a folder ({first_line(error)}): choose another") from error
+        raise InputError(f"{str(given)!r} is no name of a folder ({first_line(error)}): choose another") from error
     return LocalStore(path)
+
+
+def make_folder(store: Store) -> None:
+    """Make the folder of a store on a local disk; raises InputError where that cannot be."""
+    if isinstance(store, LocalStore):
+        try:
+            Path(store.root).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"it cannot be made ({error.strerror}): choose a folder that can be written to"
+            raise refuse(str(store.root), "the store", why) from error
 
 
 def store_name(where: Where) -> str:

@@ -189,3 +189,24 @@ def test_links_in_space_are_the_heaviest(atlas: attlas.Atlas, tmp_path: Path) ->
         plots.save(figure, tmp_path / "space.png")
     with pytest.raises(InputError, match="512 tokens"):
         plots.layers_in_space(analysis.overview(atlas, layer=None, cells=10))
+
+
+def test_the_report_of_causal_layers(atlas: attlas.Atlas, tmp_path: Path) -> None:
+    found = analysis.causal_report(atlas)
+    figure = plots.causal_report(found)
+    far = figure.axes[0]
+    assert len(far.lines) == 3
+    np.testing.assert_allclose(
+        np.asarray(far.lines[1].get_ydata()), found.weight_at_distance.isel(layer=1).mean("head")
+    )
+    plots.save(figure, tmp_path / "report.png")
+    assert imread(tmp_path / "report.png").shape[0] > 600
+
+
+def test_a_difference_has_colours_about_zero(atlas: attlas.Atlas) -> None:
+    every = atlas.attention("doc-0")
+    found = analysis.compare(every.sel(layer=0, head=0), every.sel(layer=1, head=1))
+    figure = plots.heatmap(found.difference)
+    norm: Any = figure.axes[0].images[0].norm
+    assert norm.vmin == -norm.vmax == -float(np.abs(found.difference.values).max())
+    assert "Layer 1, head 1 less layer 0, head 0" in words(figure)

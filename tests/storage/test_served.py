@@ -121,7 +121,7 @@ def test_places_that_are_none(made: Synthetic, folder: Path, monkeypatch: pytest
             ("a\0b", InputError, "the store is"),
             ({}, InputError, "the store is {}"),
             ("~nobody-of-this-name/x", InputError, "is no name of a folder"),
-            ("x" * 5000, InputError, "is no name of a folder"),
+            ("x" * 5000, InputError, "no file has so long a name"),
             (folder / "file", InputError, "is a file"),
             (folder, StoreMissingError, "holds no atlas"),
             ("gs://bucket/x", InputError, "pip install gcsfs"),
