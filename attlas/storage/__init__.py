@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas as Atlas
     from attlas.storage.atlas import open_atlas as open_atlas
+    from attlas.storage.operator import AttentionOperator as AttentionOperator
     from attlas.storage.pack_writer import PackWriter as PackWriter
     from attlas.storage.stores import store_bytes as store_bytes
     from attlas.storage.verification import Check as Check
@@ -25,6 +26,7 @@ _HOMES = {
     "Atlas": "atlas",
     "AtlasSpec": "writer",
     "AtlasWriter": "writer",
+    "AttentionOperator": "operator",
     "Check": "verification",
     "PackWriter": "pack_writer",
     "VerifyReport": "verification",

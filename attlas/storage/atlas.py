@@ -24,6 +24,7 @@ from attlas.storage.tiers import TIERS, Tier
 
 if TYPE_CHECKING:  # loaded when weights are asked for: what an atlas holds can be told without torch
     from attlas.storage.lazy import DocumentRows
+    from attlas.storage.operator import AttentionOperator
     from attlas.storage.zarr_shard_reader import ZarrShardReaders
 
 __all__ = ["Atlas", "open_atlas"]
@@ -171,10 +172,28 @@ class Atlas(Mapping[str, xr.Dataset]):
         """
         from attlas.storage.page import make_attention
 
+        self._check_kind(kind)
+        return make_attention(self, document, self._committed_index(document), kind)
+
+    def operator(self, document: str, layer: int, kind: str = "self") -> AttentionOperator:
+        """One layer's attention of one document as a linear map: A @ X and A.T @ X at any length, never forming A.
+
+        >>> operator = atlas.operator("demo", layer=1)
+        >>> received = operator.apply_transposed(np.ones(146), head="mean")
+        >>> received.shape, received.sum().item()
+        ((146,), 146.00)
+
+        layer: the model's index. kind: as `attention`; errors too. See `attlas.storage.AttentionOperator`.
+        """
+        from attlas.storage.operator import make_operator
+
+        self._check_kind(kind)
+        return make_operator(self, document, self._committed_index(document), kind, layer)
+
+    def _check_kind(self, kind: object) -> None:
         if not isinstance(kind, str) or kind not in self.kinds:
             named = kind if isinstance(kind, str) else shown(kind)
             raise InputError(f"{self.name} has no {named} attention: it has {', '.join(self.kinds)}")
-        return make_attention(self, document, self._committed_index(document), kind)
 
     def _committed_index(self, document: str) -> int:
         """The number of a committed document; raises DocumentMissingError."""
