@@ -20,6 +20,7 @@ __all__ = [
     "parse_choice",
     "parse_count",
     "parse_flag",
+    "parse_fraction",
     "parse_instance",
     "parse_mapping",
     "parse_names",
@@ -130,6 +131,13 @@ def parse_share(given: Any, field: str) -> float:
     """A number above 0 and below 1; raises InputError."""
     if not isinstance(given, Real) or isinstance(given, bool) or not 0 < float(given) < 1:
         raise refuse(given, field, "give a share between 0 and 1")
+    return float(given)
+
+
+def parse_fraction(given: Any, field: str) -> float:
+    """A number from 0 to 1, both of them too; raises InputError."""
+    if not isinstance(given, Real) or isinstance(given, bool) or not 0 <= float(given) <= 1:
+        raise refuse(given, field, "give a number from 0 to 1")
     return float(given)
 
 

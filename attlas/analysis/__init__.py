@@ -5,14 +5,21 @@
 | how spread out, far-reaching, sparse is a head? its entropy? | `statistics` |
 | what does a head do: previous token, induction, sink ...? | `head_roles` |
 | how alike are heads, and which form groups? | `head_diversity` |
+| heads as points on a plane, near where they are alike | `embed_heads` |
 | which heads of a model copy, on repeated random tokens? | `probe_heads` |
 | how many heads are attention sinks (Gu et al. 2024)? | `sink_metric` |
 | what would a question read, and is its answer kept? | `explain`, `saved_results` |
+| attention as a graph of tokens, and who is central in it? | `graph`, `graph_of`, `centrality`, `write_graph` |
+| how much could flow from a token through the layers (Abnar and Zuidema 2020)? | `flow` |
 | the answer as a table or a file | `to_frame`, `write_table` |
 
 May import the job machine and what is below it; nothing of plots or the command line.
 """
 
+from attlas.analysis.centrality import centrality
+from attlas.analysis.embedding import embed_heads
+from attlas.analysis.flow import flow
+from attlas.analysis.graph import graph, graph_of, write_graph
 from attlas.analysis.head_diversity import head_diversity
 from attlas.analysis.head_probe import probe_heads
 from attlas.analysis.head_roles import head_roles
@@ -25,7 +32,12 @@ from attlas.jobs.results import saved_results
 
 __all__ = [
     "Explanation",
+    "centrality",
+    "embed_heads",
     "explain",
+    "flow",
+    "graph",
+    "graph_of",
     "head_diversity",
     "head_roles",
     "probe_heads",
@@ -33,5 +45,6 @@ __all__ = [
     "sink_metric",
     "statistics",
     "to_frame",
+    "write_graph",
     "write_table",
 ]

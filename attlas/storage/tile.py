@@ -18,7 +18,7 @@ from attlas.parse import is_integer, refuse
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas
 
-__all__ = ["choose_tile", "only_document", "tile_csv", "tile_json"]
+__all__ = ["choose_tile", "existing_label", "only_document", "tile_csv", "tile_json"]
 
 
 def choose_tile(
@@ -44,7 +44,7 @@ def choose_tile(
     kind = atlas.kinds[0] if kind is None else kind
     document = only_document(atlas) if document is None else document
     attention = atlas.attention(document, kind)
-    layer, head = (_existing(attention, dim, index) for dim, index in (("layer", layer), ("head", head)))
+    layer, head = (existing_label(attention, dim, index) for dim, index in (("layer", layer), ("head", head)))
     tile = attention.sel(layer=layer, head=head)
     places = {dim: _places(tile, dim, given) for dim, given in (("query", queries), ("key", keys)) if given is not None}
     tile = tile.isel(places)
@@ -92,7 +92,7 @@ def _places(tile: xr.DataArray, dim: str, given: Any) -> slice | list[int]:
     return slice(places[0], places[-1] + 1) if together else places
 
 
-def _existing(attention: xr.DataArray, dim: str, index: int) -> int:
+def existing_label(attention: xr.DataArray, dim: str, index: int) -> int:
     """The label of a layer or head; a negative one counts from the end of those captured."""
     have = [int(label) for label in attention[dim].values]
     if not is_integer(index):
