@@ -9,6 +9,7 @@
 | which heads of a model copy, on repeated random tokens? | `probe_heads` |
 | how many heads are attention sinks (Gu et al. 2024)? | `sink_metric` |
 | what would a question read, and is its answer kept? | `explain`, `saved_results` |
+| a whole map, or every head's, small enough to look at | `overview`, `thumbnails`, `shrink` |
 | attention as a graph of tokens, and who is central in it? | `graph`, `graph_of`, `centrality`, `write_graph` |
 | how much could flow from a token through the layers (Abnar and Zuidema 2020)? | `flow` |
 | the answer as a table or a file | `to_frame`, `write_table` |
@@ -23,6 +24,7 @@ from attlas.analysis.graph import graph, graph_of, write_graph
 from attlas.analysis.head_diversity import head_diversity
 from attlas.analysis.head_probe import probe_heads
 from attlas.analysis.head_roles import head_roles
+from attlas.analysis.overview import overview, shrink, thumbnails
 from attlas.analysis.sink_metric import sink_metric
 from attlas.analysis.statistics import statistics
 from attlas.analysis.tables import to_frame, write_table
@@ -40,10 +42,13 @@ __all__ = [
     "graph_of",
     "head_diversity",
     "head_roles",
+    "overview",
     "probe_heads",
     "saved_results",
+    "shrink",
     "sink_metric",
     "statistics",
+    "thumbnails",
     "to_frame",
     "write_graph",
     "write_table",

@@ -13,8 +13,9 @@ import zarr
 from numpy.typing import NDArray
 
 from attlas.engine.model.layout import KINDS
+from attlas.engine.passage.selection import describe_indices
 from attlas.errors import DocumentMissingError, InputError
-from attlas.parse import shown
+from attlas.parse import is_integer, shown
 from attlas.storage import schema
 from attlas.storage.commits import COMMITTED, FAILED, Records, read_states
 from attlas.storage.digests import read_columns
@@ -190,7 +191,28 @@ class Atlas(Mapping[str, xr.Dataset]):
         self._check_kind(kind)
         return make_operator(self, document, self._committed_index(document), kind, layer)
 
-    def _check_kind(self, kind: object) -> None:
+    def key_intervals(self, document: str, layer: int, kind: str = "self") -> xr.Dataset:
+        """The keys that each query of a document may see in a layer: from key_start to before key_stop (query).
+
+        >>> atlas.key_intervals("demo", layer=1).sel(query=106).key_stop.item()
+        107
+
+        layer: the model's index. A causal model's query sees up to itself; what is masked within an interval is so by
+        its score. Raises DocumentMissingError, and InputError where the kind or the layer is not there.
+        """
+        self._check_kind(kind)
+        layers = self.layers(kind)
+        if not is_integer(layer) or layer not in layers:
+            raise InputError(f"there is no layer {shown(layer)}: the atlas has {describe_indices(layers)}")
+        rows = self.rows(kind, self._committed_index(document))
+        start, stop = rows.intervals(layers.index(layer), np.arange(rows.queries))
+        attributes = {"units": "token"}
+        return xr.Dataset(
+            {"key_start": ("query", start, attributes), "key_stop": ("query", stop, attributes)},
+            {"query": rows.position_Q},
+        )
+
+    def _check_kind(self, kind: str) -> None:
         if not isinstance(kind, str) or kind not in self.kinds:
             named = kind if isinstance(kind, str) else shown(kind)
             raise InputError(f"{self.name} has no {named} attention: it has {', '.join(self.kinds)}")
