@@ -32,7 +32,8 @@ Indices = NDArray[np.int64]
 Heads = int | Sequence[int] | str | None
 
 FACTOR_BYTES = 128 * 2**20
-"""So much of a layer's factors is held at once; what is read is held twice for a moment."""
+"""So much of a layer's factors is held at once; what is read is held twice for a moment. Discarding weights takes whole
+rows, and so all keys, beside rows of half of it."""
 
 KEPT_FACTORS = 2**25
 """The factors of a layer up to so many bytes are read through the atlas's kept chunks, for those who ask again."""
@@ -50,7 +51,7 @@ class AttentionOperator:
 
     document, kind, layer: of what. heads: the model's indices. queries: place in the document of each row, which are
     all of them unless the capture kept chosen rows. factor_bytes: the most of q, k and log-sum-exp that is held at
-    once. tile_bytes: the most that a tile of weights takes. Made by `Atlas.operator`.
+    once, see FACTOR_BYTES. tile_bytes: the most that a tile of weights takes. Made by `Atlas.operator`.
     """
 
     document: str

@@ -41,6 +41,17 @@ def dense(atlas: Atlas, document: str, layer: int, kind: str = "self") -> Any:
     return atlas.attention(document, kind).sel(layer=layer).values.astype(np.float64)
 
 
+def exact(atlas: Atlas, document: str, layer: int) -> Any:
+    """(H, N, N), softmax in float64 of a causal layer: scores of 40 leave float32 itself 1e-6 to 7e-6."""
+    rows = atlas.rows("self", atlas.documents.document_id.values.tolist().index(document))
+    place = np.arange(rows.queries)
+    q_HND, _, k_GND = rows.factors(layer, np.arange(4), place, place)
+    k_HND = k_GND.repeat_interleave(4 // len(k_GND), dim=0).double()
+    scores_HNN = q_HND.double() @ k_HND.transpose(1, 2) * float(rows.rule(layer).scaling)
+    hidden_NN = torch.ones(rows.queries, rows.queries).triu(1).bool()
+    return scores_HNN.masked_fill(hidden_NN, -torch.inf).softmax(-1).numpy()
+
+
 def draw(*shape: int) -> Any:
     return np.random.default_rng(5).normal(size=shape)
 
@@ -123,16 +134,16 @@ def test_a_labelled_x_gives_a_labelled_answer(atlas: Atlas) -> None:
     factor_bytes=st.integers(3_000, 60_000), tile_bytes=st.integers(1, 20_000), document=st.sampled_from("abc"),
     head=st.sampled_from([None, 2, [1, 3], "mean"]),
 )  # fmt: skip
-def test_the_parts_do_not_matter(
-    atlas: Atlas, factor_bytes: int, tile_bytes: int, document: str, head: Any
-) -> None:
+def test_the_parts_do_not_matter(atlas: Atlas, factor_bytes: int, tile_bytes: int, document: str, head: Any) -> None:
     whole = atlas.operator(document, 1)
     cut = replace(whole, factor_bytes=factor_bytes, tile_bytes=tile_bytes)
+    a_HNM = exact(atlas, document, 1)
+    a = a_HNM if head is None else a_HNM.mean(axis=0) if head == "mean" else a_HNM[head]
     x = draw(whole.shape[0], 2)
-    near(cut.apply(x, head), whole.apply(x, head), 1e-6)
-    near(cut.apply_transposed(x, head), whole.apply_transposed(x, head), 1e-6)
+    near(cut.apply(x, head), a @ x)
+    near(cut.apply_transposed(x, head), np.swapaxes(a, -1, -2) @ x)
     discard = Discard(share=0.6)
-    near(cut.apply(x, "mean", discard=discard), whole.apply(x, "mean", discard=discard), 1e-6)
+    near(cut.apply(x, "mean", discard=discard), whole.apply(x, "mean", discard=discard), 2 * BOUND)
 
 
 def test_discard_is_of_the_mean(atlas: Atlas) -> None:
@@ -141,20 +152,22 @@ def test_discard_is_of_the_mean(atlas: Atlas) -> None:
     x = draw(len(a), 2)
     near(operator.apply(x, "mean", discard=Discard(share=0.5)), expected @ x)
     near(operator.apply_transposed(x, "mean", discard=Discard(share=0.5)), expected.T @ x)
-    with pytest.raises(InputError, match="give head=\"mean\""):
+    with pytest.raises(InputError, match='give head="mean"'):
         operator.apply(x, 0, discard=Discard(share=0.5))
 
 
 @pytest.mark.parametrize("whole_rows", [False, True])
 def test_no_more_factors_are_held_than_told(whole_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of q, k and log-sum-exp within their bytes, and as many as these make necessary."""
-    atlas = attlas.capture("demo", ["one two three " * 60], "memory://operator-long", ids=["a"])
+    atlas = attlas.capture("demo", ["one two three " * 60], f"memory://operator-long-{whole_rows}", ids=["a"])
     operator = atlas.operator("a", 1)
     held: list[int] = []
+    keys: list[int] = []
     real = door.apply
 
     def watched(problem: Any, lse_HN: Any, *rest: Any, **asked: Any) -> torch.Tensor:
         held.append(sum(tensor.nbytes for tensor in (problem.q_HND, problem.k_GMD, lse_HN)))
+        keys.append(problem.k_GMD.nbytes)
         return real(problem, lse_HN, *rest, **asked)
 
     monkeypatch.setattr(door, "apply", watched)
@@ -162,9 +175,9 @@ def test_no_more_factors_are_held_than_told(whole_rows: bool, monkeypatch: pytes
     operator.apply(np.ones(operator.shape[1]), "mean", discard=discard)
     (everything,) = held
     held.clear()
-    most = everything * 2 // 3 if whole_rows else everything // 6
+    most = everything * 2 // 5 if whole_rows else everything // 6
     replace(operator, factor_bytes=most).apply(np.ones(operator.shape[1]), "mean", discard=discard)
-    assert max(held) <= most
+    assert max(held) <= (max(keys) + most // 2 if whole_rows else most)
     assert 3 <= len(held) < 100
 
 
@@ -183,7 +196,7 @@ def test_what_cannot_be_multiplied_is_refused(atlas: Atlas) -> None:
             operator.apply(np.ones(keys), head)
     layers: tuple[Any, ...] = (4, -1, None, "1", 1.0, True)
     for layer in layers:
-        with pytest.raises(InputError, match="the atlas has 0-3"):
+        with pytest.raises(InputError, match="the atlas has 0 to 3"):
             atlas.operator("a", layer)
     with pytest.raises(InputError, match="no cross attention"):
         atlas.operator("a", 1, "cross")
