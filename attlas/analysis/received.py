@@ -1,6 +1,6 @@
 """Attention received: how much each key is attended to, by the queries that may see it; at any length.
 
-Suffixes: L layers, H heads, K keys, U tokens, words or sentences.
+Suffixes: L layers, H heads, K keys, Q queries, U tokens, words or sentences.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from attlas.storage import Atlas
 
 __all__ = ["received"]
 
+Indices = NDArray[np.int64]
+
 UNITS = ("token", "word", "sentence")
-DEFINITION = "sum over queries of the weight on the key, over the number of queries that may see it"
 
 
 def received(
@@ -40,15 +41,16 @@ def received(
     (('layer', 'head', 'key'), 0)
 
     document: may be left out where the atlas holds one. kind: of its kinds, the first by default. layers: of the model,
-    all by default. by: "token"; "word" or "sentence", which receive what their tokens receive together (a word as the
+    all by default. by: "token"; "word" or "sentence", which receive what their tokens receive together (words as the
     tokenizer counts them; a sentence ends at . ! ? or their like before a space, or at a line's end). save: keep the
     answer in the atlas, where it is found the next time.
 
     received(layer, head, key), float32, is the mean weight of the queries that may see the key, so that an early token
     of a causal model is not ahead for being seen by more; NaN where none may. seen(layer, key) is the number of these.
-    By word or sentence the last dimension is that, with its `text`, its first token and their number, and no `seen`.
-    Memory: as `AttentionOperator`, and the answer, 4 bytes a layer, head and key.
-    A key may receive much because the head has nowhere else to look: see Xiao et al. 2023 (arXiv 2309.17453) on sinks.
+    By word or sentence the last dimension is that, and the queries those that may see any of it; `text`, `first_token`
+    and `tokens` say which it is. A causal model's last keys are seen by few: look at `seen` before their mean.
+    Memory: as `AttentionOperator`, and the answer, 4 bytes a layer, head and key. A key may receive much because the
+    head has nowhere else to look: see Xiao et al. 2023 (arXiv 2309.17453) on sinks.
     Raises InputError, DocumentMissingError, TierError.
     """
     atlas, document, kind = choose_document(atlas, document, kind)
@@ -59,50 +61,53 @@ def received(
     kept = find_result(atlas, "received", parameters)
     if kept is not None:
         return kept
-    heads, keys = attention.sizes["head"], attention.sizes["key"]
-    received_LHK = np.empty((len(chosen), heads, keys), dtype=np.float32)
-    seen_LK = np.empty((len(chosen), keys), dtype=np.int64)
+    starts_U, counts_U = runs(_unit_of_key(attention, by))
+    stops_U = starts_U + counts_U
+    received_LHU = np.empty((len(chosen), attention.sizes["head"], len(starts_U)), dtype=np.float32)
+    seen_LU = np.empty((len(chosen), len(starts_U)), dtype=np.int64)
     for place, layer in enumerate(chosen):
-        seen_LK[place] = _seen(atlas.key_intervals(document, layer, kind), keys)
+        intervals = atlas.key_intervals(document, layer, kind)
+        seen_U = seen_LU[place] = _seen(intervals.key_start.values, intervals.key_stop.values, starts_U, stops_U)
         operator = atlas.operator(document, layer, kind)
-        sums_HK = operator.apply_transposed(np.ones(operator.shape[0]))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            received_LHK[place] = np.where(seen_LK[place] > 0, sums_HK / seen_LK[place], np.nan)
-    attributes = {"long_name": "attention received", "units": "1", "definition": DEFINITION}
+        sums_HU = np.add.reduceat(operator.apply_transposed(np.ones(operator.shape[0])), starts_U, axis=1)
+        received_LHU[place] = np.where(seen_U > 0, sums_HU / np.maximum(seen_U, 1), np.nan)
+    dim = "key" if by == "token" else by
+    definition = f"sum over queries of the weight on the {dim}, over the number of queries that may see any of it"
+    attributes = {"long_name": "attention received", "units": "1", "definition": definition}
     answer = xr.Dataset(
         {
-            "received": (("layer", "head", "key"), received_LHK, attributes),
-            "seen": (("layer", "key"), seen_LK, {"long_name": "queries that may see the key", "units": "1"}),
+            "received": (("layer", "head", dim), received_LHU, attributes),
+            "seen": (("layer", dim), seen_LU, {"long_name": f"queries that may see any of the {dim}", "units": "1"}),
         },
         {
             "layer": ("layer", chosen, attention["layer"].attrs), "head": attention["head"].variable,
-            **token_coordinates(attention, "key"),
+            **(token_coordinates(attention, "key") if by == "token" else _units(attention, by, starts_U, counts_U)),
         },
         {
             "question": "received", "document_id": document, "kind": kind, "by": by,
             "model": str(atlas.model.get("name")), "queries": attention.sizes["query"],
         },
     )  # fmt: skip
-    if by != "token":
-        answer = _together(answer, _unit_of_key(attention, by), by)
     return keep_result(atlas, "received", parameters, answer) if save else answer
 
 
-def _seen(intervals: xr.Dataset, keys: int) -> NDArray[np.int64]:
-    """By how many queries each key may be seen."""
-    edges_K = np.bincount(intervals.key_start.values, minlength=keys + 1)
-    edges_K -= np.bincount(intervals.key_stop.values, minlength=keys + 1)
-    return np.cumsum(edges_K)[:keys]
+def _seen(start_Q: Indices, stop_Q: Indices, first_U: Indices, after_U: Indices) -> Indices:
+    """How many queries' key intervals overlap each range of keys; no interval is empty."""
+    begun_U = np.searchsorted(np.sort(start_Q), after_U, side="left")
+    over_U = np.searchsorted(np.sort(stop_Q), first_U, side="right")
+    return np.asarray(begun_U - over_U)
 
 
-def _unit_of_key(attention: xr.DataArray, by: str) -> NDArray[np.int64]:
-    """The number of each key's word or sentence; -1 of one that stands alone."""
-    if "key_word" not in attention.coords:
+def _unit_of_key(attention: xr.DataArray, by: str) -> Indices:
+    """The number of each key's token, word or sentence; -1 of one that stands alone."""
+    if by == "token":
+        return np.arange(attention.sizes["key"])
+    word_K = attention["key_word"].values.astype(np.int64) if "key_word" in attention.coords else np.array([-1])
+    if (word_K < 0).all():
         raise InputError(
             f"{attention.attrs['document_id']!r} was given as token ids, without words: capture its text, or take "
             'by="token"'
         )
-    word_K = attention["key_word"].values.astype(np.int64)
     if by == "word":
         return word_K
     names = ("key_char_start", "key_char_end")
@@ -110,25 +115,13 @@ def _unit_of_key(attention: xr.DataArray, by: str) -> NDArray[np.int64]:
     return sentences_of(attention["key_token"].values.tolist(), word_K, start_K, end_K)
 
 
-def _together(answer: xr.Dataset, unit_K: NDArray[np.int64], by: str) -> xr.Dataset:
-    """Sums over the tokens of each word or sentence; a token that nobody sees adds nothing."""
-    starts_U, counts_U = runs(unit_K)
-    values_LHK = answer.received.values
-    sums_LHU = np.add.reduceat(np.nan_to_num(values_LHK), starts_U, axis=2)
-    unseen_LHU = np.logical_and.reduceat(np.isnan(values_LHK), starts_U, axis=2)
-    tokens = answer["key_token"].values.tolist()
-    texts = ["".join(tokens[start : start + count]).strip() for start, count in zip(starts_U, counts_U, strict=True)]
-    return xr.Dataset(
-        {
-            "received": (
-                ("layer", "head", by), np.where(unseen_LHU, np.float32(np.nan), sums_LHU),
-                answer.received.attrs | {"definition": f"{DEFINITION}, summed over the tokens of the {by}"},
-            )
-        },
-        {
-            "layer": answer["layer"], "head": answer["head"], by: np.arange(len(starts_U)), "text": (by, texts),
-            "first_token": (by, starts_U, {"long_name": "place in the document", "units": "token"}),
-            "tokens": (by, counts_U, {"long_name": "tokens", "units": "1"}),
-        },
-        answer.attrs,
-    )  # fmt: skip
+def _units(attention: xr.DataArray, by: str, starts_U: Indices, counts_U: Indices) -> dict[str, Any]:
+    """The words or sentences: their text, and which tokens they have."""
+    tokens = attention["key_token"].values.tolist()
+    spans = zip(starts_U.tolist(), counts_U.tolist(), strict=True)
+    return {
+        by: np.arange(len(starts_U)),
+        "text": (by, ["".join(tokens[start : start + count]).strip() for start, count in spans]),
+        "first_token": (by, starts_U, {"long_name": "place in the document", "units": "token"}),
+        "tokens": (by, counts_U, {"long_name": "tokens", "units": "1"}),
+    }
