@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from attlas.readable import one_line
+
 __all__ = [
     "AttlasError",
     "ClusterError",
@@ -23,7 +27,11 @@ __all__ = [
 
 
 class AttlasError(Exception):
-    """Base of every error that attlas raises on purpose."""
+    """Base of every error that attlas raises on purpose. Its message is one line, and safe to print, whatever names,
+    paths and other libraries' words it was made of."""
+
+    def __init__(self, *told: Any) -> None:
+        super().__init__(*(one_line(one) if isinstance(one, str) else one for one in told))
 
 
 class InputError(AttlasError, ValueError):
@@ -107,4 +115,5 @@ def first_line(error: BaseException) -> str:
     >>> first_line(ValueError("no such layer\\n  in any model")), first_line(ValueError())
     ('no such layer', 'ValueError')
     """
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line.strip() for line in str(error).splitlines())
+    return one_line(next(filter(None, lines), type(error).__name__))

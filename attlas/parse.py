@@ -5,15 +5,21 @@ Each takes the option's name, for its error: found, expected, remedy. Light: imp
 
 from __future__ import annotations
 
+import os
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 from attlas.errors import InputError
+from attlas.readable import escaped
 
 __all__ = [
+    "FIGURE_ENDINGS",
+    "LARGEST",
+    "TABLE_ENDINGS",
     "is_integer",
     "parse_bytes",
     "parse_callback",
@@ -25,13 +31,28 @@ __all__ = [
     "parse_mapping",
     "parse_names",
     "parse_numbers",
+    "parse_output",
+    "parse_path",
+    "parse_sample",
+    "parse_seed",
     "parse_share",
     "parse_shards",
+    "parse_word",
+    "parse_workers",
     "refuse",
     "shown",
 ]
 
 T = TypeVar("T")
+
+LARGEST = 2**63 - 1
+"""The largest number that a store has a place for."""
+FIGURE_ENDINGS = (".png", ".pdf", ".svg")
+TABLE_ENDINGS = (".csv", ".json", ".parquet")
+LONGEST_NAME = 255
+"""Bytes of a file's name, on the file systems there are."""
+LONGEST_PATH = 4095
+"""Bytes of a whole path."""
 
 SIZES = {"": 1} | {f"{unit}": 1000**power for power, unit in enumerate("KMGT", 1)}
 SIZES |= {f"{unit}I": 1024**power for power, unit in enumerate("KMGT", 1)}
@@ -48,7 +69,7 @@ def shown(given: object) -> str:
     >>> shown("x" * 100), shown([1.5])
     ("'xxxxxxxxxxxx...xxxxxxxxxxxxx'", '[1.5]')
     """
-    return " ".join(reprlib.repr(given).split())
+    return escaped(" ".join(reprlib.repr(given).split()))
 
 
 def refuse(given: object, field: str, remedy: str) -> InputError:
@@ -56,18 +77,29 @@ def refuse(given: object, field: str, remedy: str) -> InputError:
     return InputError(f"{field} is {shown(given)}: {remedy}")
 
 
-def parse_count(given: Any, field: str, *, least: int = 1) -> int:
-    """An integer of at least `least`, as a number or as text; raises InputError.
+def parse_count(given: Any, field: str, *, least: int = 1, most: int = LARGEST) -> int:
+    """An integer from `least` to `most`, as a number or as text; raises InputError.
 
     >>> parse_count("12", "max_tokens")
     12
     """
     number: int | None = None
-    if is_integer(given) or (isinstance(given, str) and re.fullmatch(r"\s*[+-]?\d+\s*", given)):
+    if is_integer(given) or (isinstance(given, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,19}\s*", given)):
         number = int(given)
-    if number is None or number < least:
-        raise refuse(given, field, f"give a whole number, {least} or more")
+    if number is None or not least <= number <= most:
+        limit = "" if most == LARGEST and (number is None or number < least) else f" and at most {most:,}"
+        raise refuse(given, field, f"give a whole number, {least} or more{limit}")
     return number
+
+
+def parse_seed(given: Any, field: str = "seed") -> int:
+    """A seed that every generator of random numbers takes: 0 to 2^32 - 1; raises InputError."""
+    return parse_count(given, field, least=0, most=2**32 - 1)
+
+
+def parse_workers(given: Any, field: str = "workers") -> int:
+    """Threads or processes at work, 1 to 1,024: more would be started before anything is known of the machine."""
+    return parse_count(given, field, most=1024)
 
 
 def parse_bytes(given: Any, field: str) -> int:
@@ -78,9 +110,9 @@ def parse_bytes(given: Any, field: str) -> int:
     """
     size = int(given) if is_integer(given) else 0
     if isinstance(given, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", given.strip().upper())
+        match = re.fullmatch(r"([0-9]{1,19}(?:\.[0-9]{1,19})?)\s*([KMGT]I?)?B?", given.strip().upper())
         size = 0 if match is None else int(float(match.group(1)) * SIZES[match.group(2) or ""])
-    if size < 1:
+    if not 1 <= size <= LARGEST:
         raise refuse(given, field, "it is no size of memory: write 6GB, 512MiB or a number of bytes")
     return size
 
@@ -90,7 +122,7 @@ def parse_shards(given: Any, field: str = "shards") -> int | None:
     if given is None or (isinstance(given, str) and given.strip().lower() == "auto"):
         return None
     try:
-        return parse_count(given, field)
+        return parse_workers(given, field)
     except InputError as error:
         raise refuse(given, field, "it is no number of shards: write 1, 4, or auto") from error
 
@@ -120,11 +152,31 @@ def parse_numbers(given: Any, field: str, *, low: float = 0.0, high: float = 1.0
     (0.5, 0.9)
     """
     several = isinstance(given, Sequence) or (hasattr(given, "__array__") and getattr(given, "ndim", 0) == 1)
-    numbers = list(given) if several and not isinstance(given, str | bytes) else []
+    numbers = list(given) if several and not isinstance(given, str | bytes | range) else []
     good = [isinstance(one, Real) and not isinstance(one, bool) and low < float(one) <= high for one in numbers]
     if not numbers or not all(good):
         raise refuse(given, field, f"give numbers above {low:g} and up to {high:g} in a list, such as [0.5, 0.9]")
     return tuple(float(one) for one in numbers)
+
+
+def parse_sample(given: Any, field: str, rows: Callable[[], int], *, least: int = 4) -> int | None:
+    """`2000`, "2000", or "5%" of what `rows` tells, as a number of rows; None for all. Raises InputError.
+
+    >>> parse_sample("5%", "sample", lambda: 1000), parse_sample(60, "sample", lambda: 1000)
+    (50, 60)
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        match = re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*%\s*", given)
+        if match is not None and 0 < float(match.group(1)) <= 100:
+            return max(least, round(float(match.group(1)) / 100 * rows()))
+    try:
+        return parse_count(given, field, least=least)
+    except InputError as error:
+        raise refuse(
+            given, field, f"give a number of rows, {least} or more, a share such as 5%, or none for all"
+        ) from error
 
 
 def parse_share(given: Any, field: str) -> float:
@@ -142,10 +194,42 @@ def parse_fraction(given: Any, field: str) -> float:
 
 
 def parse_names(given: Any, field: str) -> tuple[str, ...]:
-    """A sequence of str, which one str alone is not; raises InputError."""
-    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
-        raise refuse(given, field, 'give names in a list, such as ["entropy"]')
+    """One name, or some in a sequence or array; raises InputError.
+
+    >>> parse_names("entropy", "names"), parse_names(["entropy", "gini"], "names")
+    (('entropy',), ('entropy', 'gini'))
+    """
+    if isinstance(given, str):
+        given = (given,)
+    if hasattr(given, "tolist") and not hasattr(given, "detach"):  # an array; a tensor holds no names
+        given = given.tolist()
+    several = isinstance(given, Sequence) and not isinstance(given, bytes | range)
+    if not several or not given or not all(isinstance(one, str) and one for one in given):
+        raise refuse(given, field, 'give a name, or names in a list, such as ["entropy"]')
     return tuple(given)
+
+
+def parse_word(given: Any, field: str, remedy: str) -> str:
+    """A str with something in it, of characters that exist; `remedy` says what it is for. Raises InputError."""
+    if not (isinstance(given, str) and given.strip() and _encodes(given, str.encode)) or "\0" in given:
+        raise refuse(given, field, remedy)
+    return given
+
+
+def parse_path(given: Any, field: str, remedy: str) -> Path:
+    """A path that a file system can have, from a str or a Path; raises InputError.
+
+    >>> parse_path("a/b.csv", "path", "give a file's name")
+    PosixPath('a/b.csv')
+    """
+    if not isinstance(given, str | Path) or not str(given).strip():
+        raise refuse(given, field, remedy)
+    text = str(given)
+    if "\0" in text or not _encodes(text, os.fsencode):
+        raise refuse(text, field, f"no file has such a name, {remedy}")
+    if len(os.fsencode(text)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(text).parts):
+        raise refuse(text, field, f"no file has so long a name, {remedy}")
+    return Path(text)
 
 
 def parse_callback(given: Any, field: str) -> Callable[..., Any] | None:
@@ -167,3 +251,29 @@ def parse_instance(given: Any, field: str, kind: type[T], remedy: str) -> T:
     if not isinstance(given, kind):
         raise refuse(given, field, remedy)
     return given
+
+
+def parse_output(given: Any, field: str, endings: Sequence[str] = ()) -> Path:
+    """A file to be written, in a folder that is there; raises InputError. endings: one of which its name has.
+
+    >>> parse_output("heads.csv", "path", [".csv", ".json"]).name
+    'heads.csv'
+    """
+    named = " or ".join([", ".join(endings[:-1]), endings[-1]]) if len(endings) > 1 else "".join(endings)
+    path = parse_path(given, field, f"give a file's name{f', which ends in {named}' if endings else ''}")
+    if endings and path.suffix not in endings:
+        raise refuse(str(path), field, f"give a file's name that ends in {named}")
+    if not path.parent.is_dir():
+        raise refuse(str(path), field, f"there is no folder {path.parent}: make it, or choose another")
+    if path.is_dir():
+        raise refuse(str(path), field, "it is a folder: give a file's name")
+    return path
+
+
+def _encodes(text: str, encode: Callable[[str], bytes]) -> bool:
+    """Whether it has no half of a surrogate pair; in a file's name one stands for a byte that is not UTF-8."""
+    try:
+        encode(text)
+    except UnicodeEncodeError:
+        return False
+    return True

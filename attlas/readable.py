@@ -4,7 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["human_bytes", "human_count", "human_seconds", "index_runs", "token_label"]
+__all__ = ["escaped", "human_bytes", "human_count", "human_seconds", "index_runs", "one_line", "token_label"]
+
+LONGEST_WORD, LONGEST_LINE = 200, 2000
+
+
+def escaped(text: str) -> str:
+    """Text of which nothing acts on a terminal: escape sequences, other control characters, marks that turn the
+    direction of writing, halves of surrogate pairs and line ends, each as Python would write it.
+
+    >>> escaped("a\x1b[2Jb\u202ec\n")
+    'a\\x1b[2Jb\\u202ec\\n'
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def one_line(text: str) -> str:
+    """Text as one line that can be printed: line ends and runs of blanks as one blank, words beyond measure cut.
+
+    >>> one_line("no\n such  thing"), len(one_line("x" * 100_000))
+    ('no such thing', 203)
+    """
+    half = LONGEST_WORD // 2
+    words = [word if len(word) <= LONGEST_WORD else f"{word[:half]}...{word[-half:]}" for word in text.split()]
+    line = escaped(" ".join(words))
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 def human_bytes(count: float) -> str:

@@ -33,7 +33,7 @@ ANYTHING: tuple[Any, ...] = (
     np.zeros((2, 2)),
 )
 NO_WHOLE: tuple[Any, ...] = (None, True, -1, 2.5, np.nan, b"x", "", "x", [], {}, OBJECT, np.zeros((2, 2)))
-NO_NAMES: tuple[Any, ...] = (True, 7, 2.5, b"x", "entropy", [None], {}, OBJECT, np.zeros((2, 2)))
+NO_NAMES: tuple[Any, ...] = (True, 7, 2.5, b"x", "nonsense", [None], {}, OBJECT, np.zeros((2, 2)))
 STORE = "memory://doors"
 Door = tuple[str, Callable[[Any], object], tuple[Any, ...]]
 """What is called with one argument, and values it refuses."""
@@ -100,7 +100,7 @@ def analysis_doors(atlas: Atlas, answers: dict[str, Any], folder: Path) -> Itera
         analysis.saved_results,
     ):  # fmt: skip
         yield function.__name__, function, (None, "nonsense", *ANYTHING)
-    no_list: tuple[Any, ...] = (True, 7, -1, 2.5, np.nan, b"x", "", "a", [], [None], {}, OBJECT, np.zeros((2, 2)))
+    no_list: tuple[Any, ...] = (True, 7, -1, 2.5, np.nan, b"x", "", "c", [], [None], {}, OBJECT, np.zeros((2, 2)))
     no_layers = (*no_list[:2], *no_list[3:])  # -1 is the last layer
     for name, bad in {
         "kind": ("cross", *ANYTHING), "documents": no_list,

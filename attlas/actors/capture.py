@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ from attlas.actors.queue import PackQueue
 from attlas.actors.replica import RemoteStage, Replica
 from attlas.actors.worker import Job, Loading, PackWork
 from attlas.engine.model.adapter import find_adapter
+from attlas.engine.model.device import check_threads
 from attlas.engine.model.identity import identity_of
 from attlas.engine.model.layout import KindLayout, ModelLayout
 from attlas.engine.model.load import LoadedModel, load_model
@@ -33,13 +33,12 @@ from attlas.engine.model.support import check_supported
 from attlas.engine.model.tokenizer import load_tokenizer
 from attlas.engine.model.unwrap import is_path
 from attlas.engine.passage.budget import Budget
-from attlas.engine.passage.documents import Document, Pack, name_pack
+from attlas.engine.passage.documents import Pack, name_pack
 from attlas.engine.passage.headroom import Headroom
 from attlas.engine.passage.passage import passages
 from attlas.errors import ClusterError, InputError, first_line
 from attlas.progress import CaptureProgress
-from attlas.storage import AtlasWriter
-from attlas.storage.stores import Where
+from attlas.storage.capture_job import CaptureJob
 
 __all__ = ["ClusterRun"]
 
@@ -95,32 +94,22 @@ class ClusterRun:
         shapes = (shape,) if self._plan is None else shard_shapes(self.loaded.model, shape, self._stacks, self._plan)
         return with_offload(max(shapes, key=lambda one: one.weight_bytes), self.budget.offload)
 
-    def run(
-        self,
-        packs: Sequence[Pack],
-        documents: Sequence[Document],
-        writer: AtlasWriter,
-        where: Where,
-        *,
-        storage_options: Mapping[str, Any] | None,
-        pack_documents: bool,
-        chunk_tokens: int | None,
-        progress: Callable[[CaptureProgress], None] | None,
-    ) -> dict[int, str]:
+    def run(self, job: CaptureJob) -> dict[int, str]:
         """Capture and commit the pending packs; returns those that failed, with why."""
+        packs, documents, writer, progress = job.packs, job.documents, job.writer, job.progress
         pending = writer.pending_packs()
         sizes = [sum(p.token_stop[a] - p.token_start[a] for a in self.layout.axes) for p in packs]
         spec, before = writer.spec, sum(sizes) - sum(sizes[pack.index] for pack in pending)
-        job = Job(
-            where=where, storage_options=storage_options, identity=str(writer.root.attrs["identity"]),
+        prepared = Job(
+            where=job.where, storage_options=job.storage_options, identity=str(writer.root.attrs["identity"]),
             layout=self.layout, kinds=spec.kinds, keep=spec.keep, finish=False,
         )  # fmt: skip
         for one in self.replicas:
-            one.prepare(job)
+            one.prepare(prepared)
         begun, done = time.monotonic(), {"tokens": 0}
 
         def work(pack: Pack, room: Headroom) -> PackWork:
-            parts = passages(pack, documents, pack_documents=pack_documents, chunk_tokens=room.chunk_tokens)
+            parts = passages(pack, documents, pack_documents=job.pack_documents, chunk_tokens=room.chunk_tokens)
             ids = {number: documents[number].id for number in pack.documents}
             return PackWork(pack=pack, passages=parts, document_ids=ids, room=room)
 
@@ -157,7 +146,7 @@ class ClusterRun:
         queue = PackQueue(
             self.replicas, Committing(), work=work, name=lambda pack: name_pack(pack, documents), tell=tell
         )
-        queue.run(pending, Headroom(chunk_tokens=chunk_tokens))
+        queue.run(pending, Headroom(chunk_tokens=job.chunk_tokens))
         return queue.tally.failed
 
     def _start(self) -> None:
@@ -168,6 +157,8 @@ class ClusterRun:
         options = self.spread
         wanted = (options.shards or 1) * options.replicas
         facts = self._stack.enter_context(joined_cluster(options.address, cpus=wanted))
+        if facts.private:  # of another cluster, Ray finds a node that has as many cores, or says that there is none
+            check_threads(self.budget.threads)
         uses_gpu = facts.gpus > 0 and self.device != "cpu"
         self._stacks = stacks = () if options.shards == 1 else find_stacks(meta)  # a model that is not cut needs none
         self._plan = self._cut(meta, stacks, facts, uses_gpu)

@@ -154,10 +154,10 @@ def _loopback_only() -> Iterator[None]:
     Ray takes it by itself where it does not expect clusters (macOS, Windows); elsewhere it turns a loopback address
     that it is given into one that other machines reach, so that the expectation is what has to change.
     """
-    told = {constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    before = constants.ENABLE_RAY_CLUSTER, {name: os.environ.get(name) for name in told}
+    settings = {constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    before = constants.ENABLE_RAY_CLUSTER, {name: os.environ.get(name) for name in settings}
     constants.ENABLE_RAY_CLUSTER = False
-    os.environ.update(told)
+    os.environ.update(settings)
     try:
         yield
     finally:

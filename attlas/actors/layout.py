@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from attlas.errors import InputError
-from attlas.parse import parse_count, parse_shards, refuse
+from attlas.parse import parse_shards, parse_word, parse_workers
 
 __all__ = ["Layout"]
 
@@ -23,9 +23,9 @@ class Layout:
     @classmethod
     def of(cls, *, shards: Any = 1, replicas: Any = 1, address: Any = None) -> Self:
         """Read each as given; raises InputError."""
-        if address is not None and not (isinstance(address, str) and address.strip()):
-            raise refuse(address, "address", "give auto, host:6379, or None for a private cluster")
-        return cls(shards=parse_shards(shards), replicas=parse_count(replicas, "replicas"), address=address)
+        if address is not None:
+            address = parse_word(address, "address", "give auto, host:6379, or None for a private cluster")
+        return cls(shards=parse_shards(shards), replicas=parse_workers(replicas, "replicas"), address=address)
 
     @property
     def in_this_process(self) -> bool:

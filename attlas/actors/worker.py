@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import zarr
 
+from attlas.engine.model.device import check_threads
 from attlas.engine.model.identity import weight_digests
 from attlas.engine.model.layout import KindLayout, LayerLayout, ModelLayout
 from attlas.engine.model.load import load_shard
@@ -131,6 +132,7 @@ class ShardWorker:
     def load(self) -> ShardFacts:
         """Load the shard. Not done in __init__, whose errors Ray would report as a death without its cause."""
         begin, loading = time.perf_counter(), self.loading
+        check_threads(loading.threads)
         if loading.threads is not None:
             torch.set_num_threads(loading.threads)
         placement = None

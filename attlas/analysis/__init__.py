@@ -9,6 +9,8 @@
 | which heads of a model copy, on repeated random tokens? | `probe_heads` |
 | how many heads are attention sinks (Gu et al. 2024)? | `sink_metric` |
 | what would a question read, and is its answer kept? | `explain`, `saved_results` |
+| what a causal model's layers look at, and how far back | `causal_report` |
+| where do two documents, layers, heads or models differ? | `compare` |
 | a whole map, or every head's, small enough to look at | `overview`, `thumbnails`, `shrink` |
 | attention as a graph of tokens, and who is central in it? | `graph`, `graph_of`, `centrality`, `write_graph` |
 | how much could flow from a token through the layers (Abnar and Zuidema 2020)? | `flow` |
@@ -19,7 +21,9 @@
 May import the job machine and what is below it; nothing of plots or the command line.
 """
 
+from attlas.analysis.causal_report import causal_report
 from attlas.analysis.centrality import centrality
+from attlas.analysis.compare import compare
 from attlas.analysis.embedding import embed_heads
 from attlas.analysis.flow import flow
 from attlas.analysis.graph import graph, graph_of, write_graph
@@ -38,7 +42,9 @@ from attlas.jobs.results import saved_results
 
 __all__ = [
     "Explanation",
+    "causal_report",
     "centrality",
+    "compare",
     "embed_heads",
     "explain",
     "flow",

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from attlas.errors import InputError
-from attlas.parse import parse_count, parse_instance, parse_names, parse_share
+from attlas.parse import parse_instance, parse_names, parse_seed, parse_share
 
 __all__ = ["MEASURES", "centrality"]
 
@@ -52,7 +52,7 @@ def centrality(
         raise InputError(
             f"there is no measure {wrong[0]!r}: choose of {', '.join(MEASURES)}" if wrong else "the graph has no node"
         )
-    damping, seed = parse_share(damping, "damping"), parse_count(seed, "seed", least=0)
+    damping, seed = parse_share(damping, "damping"), parse_seed(seed)
     steps, attributes = graph.number_of_nodes() * graph.number_of_edges(), dict(graph.graph)
     if "betweenness" in names and steps > BETWEENNESS_STEPS:
         told = f"betweenness of {graph.number_of_nodes()} tokens and {graph.number_of_edges():,} edges takes too long"

@@ -9,17 +9,17 @@ import numpy as np
 import xarray as xr
 
 from attlas.engine.passage.selection import parse_selection
-from attlas.parse import parse_instance
-from attlas.storage import Atlas
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 from attlas.storage.tile import only_document
 
 __all__ = ["choose_document", "choose_labels", "token_coordinates"]
 
 
-def choose_document(atlas: Any, document: str | None, kind: str | None) -> tuple[Atlas, str, str]:
-    """An atlas, its document, and the kind of attention: the only one and the first, unless told."""
-    atlas = parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
-    return atlas, only_document(atlas) if document is None else document, atlas.kinds[0] if kind is None else kind
+def choose_document(atlas: Atlas | Where, document: str | None, kind: str | None) -> tuple[Atlas, str, str]:
+    """An atlas or the one at a place, its document and kind of attention: the only and the first, unless told."""
+    atlas = parse_atlas(atlas)
+    return atlas, only_document(atlas) if document is None else document, atlas.parse_kind(kind)
 
 
 def choose_labels(given: Any, name: str, have: Sequence[int], of: str) -> list[int]:

@@ -14,8 +14,9 @@ from attlas.analysis.head_diversity import cluster_members, head_diversity
 from attlas.analysis.head_roles import head_roles, leading_role
 from attlas.analysis.statistics import statistics
 from attlas.errors import InputError, TierError
-from attlas.parse import parse_choice, parse_count
-from attlas.storage import Atlas
+from attlas.parse import parse_choice, parse_count, parse_seed
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 
 __all__ = ["embed_heads"]
 
@@ -32,7 +33,13 @@ FEATURES = (
 
 
 def embed_heads(
-    atlas: Atlas, *, method: str = "pca", by: str = "distance", dimensions: int = 2, seed: int = 0, **choices: Any
+    atlas: Atlas | Where,
+    *,
+    method: str = "pca",
+    by: str = "distance",
+    dimensions: int = 2,
+    seed: int = 0,
+    **choices: Any,
 ) -> xr.Dataset:
     """A point for every head of every layer, so that heads that attend alike lie near one another.
 
@@ -53,9 +60,10 @@ def embed_heads(
     share of permuted roles that lie as near or nearer. Of "tsne" and "umap" neither distances between groups nor sizes
     of groups mean anything. Raises InputError, TierError where the atlas lacks what `by` needs.
     """
+    atlas = parse_atlas(atlas)
     method = parse_choice(method, "method", tuple(METHODS))
     by = parse_choice(by, "by", ("distance", "statistics"))
-    dimensions, seed = parse_count(dimensions, "dimensions", least=2), parse_count(seed, "seed", least=0)
+    dimensions, seed = parse_count(dimensions, "dimensions", least=2), parse_seed(seed)
     if dimensions > 3:
         raise InputError(f"dimensions is {dimensions}: give 2 or 3, which can be drawn")
     distance_PP, labels, told = (

@@ -14,6 +14,7 @@ from attlas.analysis.choosing import choose_document, choose_labels, token_coord
 from attlas.errors import InputError
 from attlas.parse import parse_fraction
 from attlas.storage import Atlas
+from attlas.storage.stores import Where
 
 __all__ = ["flow"]
 
@@ -26,7 +27,7 @@ MOST_EDGES = 4_000_000
 
 
 def flow(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     document: str | None = None,
     *,
     queries: Any = -1,

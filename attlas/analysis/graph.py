@@ -13,8 +13,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.errors import InputError
-from attlas.parse import parse_count, parse_fraction, parse_instance, refuse
-from attlas.storage import Atlas
+from attlas.parse import parse_count, parse_fraction, parse_instance, parse_output, refuse
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 from attlas.storage.tile import existing_label, only_document
 
 __all__ = ["graph", "graph_of", "write_graph"]
@@ -62,7 +63,7 @@ class EdgeRule:
 
 
 def graph(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     document: str | None = None,
     *,
     layer: int,
@@ -87,7 +88,7 @@ def graph(
     Memory: some rows of weights, and the graph. Raises InputError, also where there would be more than MOST_EDGES
     edges; DocumentMissingError; TierError.
     """
-    parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
+    atlas = parse_atlas(atlas)
     rule = _parse_rule(threshold, top, mass)
     document = only_document(atlas) if document is None else document
     kind = atlas.kinds[0] if kind is None else kind
@@ -133,14 +134,12 @@ def write_graph(made: nx.DiGraph, path: str | Path) -> None:
     """
     parse_instance(made, "graph", nx.DiGraph, "give what analysis.graph returns")
     writers = {".graphml": nx.write_graphml, ".gexf": nx.write_gexf}
-    ending = Path(path).suffix.lower()
-    if ending not in writers:
-        raise InputError(f"{path} ends with {ending or 'no suffix'}: choose .graphml or .gexf")
+    file = parse_output(path, "path", tuple(writers))
     plain = made.copy()
     plain.graph = {name: _for_xml(value) for name, value in made.graph.items()}
     for _, facts in plain.nodes(data=True):
         facts.update({name: _for_xml(value) for name, value in facts.items()})
-    writers[ending](plain, path)
+    writers[file.suffix](plain, file)
 
 
 def _graph(attention: xr.DataArray, rule: EdgeRule, *, crosses: bool) -> nx.DiGraph:

@@ -26,7 +26,8 @@ from attlas.jobs.reduction import Execution, Job, run_job
 from attlas.jobs.survey import OFFERS, Offer, parse_survey, survey_atlas
 from attlas.parse import parse_count
 from attlas.progress import Report
-from attlas.storage import Atlas
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 
 __all__ = [
     "PAIR_ROWS",
@@ -46,7 +47,7 @@ MOST_CLUSTERS = 12
 
 
 def head_diversity(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     *,
     pair_rows: int = PAIR_ROWS,
     scheduler: str = "threads",
@@ -68,9 +69,10 @@ def head_diversity(
     average linkage on it, their order, and metric MDS. member_layer and member_head say which head a member is.
     Choices and errors as `statistics`.
     """
+    atlas = parse_atlas(atlas)
     execution = Execution(scheduler=scheduler, workers=workers, save=save, progress=progress)
     pair_rows = parse_count(pair_rows, "pair_rows")
-    survey = survey_atlas(atlas, *parse_survey(choices), execution)
+    survey = survey_atlas(atlas, *parse_survey(atlas, choices), execution)
     if "similarity" not in survey:
         raise TierError(
             f"{atlas.name} keeps row statistics summed over packs, which hold other documents beside those chosen: "
@@ -84,7 +86,7 @@ def head_diversity(
 def plan_head_diversity(atlas: Atlas, *, pair_rows: int = PAIR_ROWS, **choices: Any) -> Job:
     """The job that compares heads of all layers; those of a layer are compared by the survey, beside statistics."""
     pair_rows = parse_count(pair_rows, "pair_rows")
-    rows, options = parse_survey(choices)
+    rows, options = parse_survey(atlas, choices)
     corpus = rows.corpus(atlas)
     parameters = rows.parameters(corpus) | options.parameters()
     plan = plan_pairs(atlas, corpus, pair_rows, rows.seed)

@@ -16,13 +16,20 @@ from zarr.storage import MemoryStore
 import attlas
 from attlas.analysis.head_roles import head_roles, leading_heads
 from attlas.errors import InputError
-from attlas.parse import parse_count
+from attlas.parse import parse_count, parse_seed, shown
 
 __all__ = ["PROBES", "REPEATED", "probe_heads", "repeated_documents", "summarise_probe"]
 
 REPEATED = "repeat-"
 PROBES = ("previous", "duplicate", "induction", "prefix_matching")
 """Scores of the answer, each with its `..._baseline`."""
+OPTIONS = (
+    "tokenizer", "dtype", "device", "revision", "part", "layers", "heads", "chunk_tokens", "memory", "threads",
+    "offload", "extrapolate", "progress",
+)  # fmt: skip
+"""Of `attlas.capture`, what does not choose among the rows that a probe is about."""
+MOST = 1_000_000
+"""Tokens of a probe, and documents."""
 
 
 def repeated_documents(
@@ -48,11 +55,14 @@ def probe_heads(model: Any, *, length: int = 100, count: int = 2, seed: int = 0,
     the tokens that follow an earlier copy of them, on four repeats of 25 random ids (Olsson et al. 2022, appendix).
     `..._baseline`: of attention spread evenly over the visible keys.
 
-    model: as of `attlas.capture`, with `options` for it. seed: of the ids. Raises InputError for a model without `self`
-    attention.
+    model: as of `attlas.capture`, with those of its `options` that OPTIONS names. seed: of the ids. Raises InputError
+    for a model without `self` attention.
     """
-    length, count = parse_count(length, "length", least=2), parse_count(count, "count")
-    seed = parse_count(seed, "seed", least=0)
+    wrong = next((name for name in options if name not in OPTIONS), None)
+    if wrong is not None:
+        raise InputError(f"there is no option {shown(wrong)} of a probe: choose of {', '.join(OPTIONS)}")
+    length, count = parse_count(length, "length", least=2, most=MOST), parse_count(count, "count", most=MOST)
+    seed = parse_seed(seed)
     vocabulary = _vocabulary(model, options)
     stripes = repeated_documents(vocabulary, length=length, count=count, seed=seed)
     prefixes = repeated_documents(vocabulary, length=25, repeats=4, count=count, seed=seed + 1)

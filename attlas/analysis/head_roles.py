@@ -20,7 +20,8 @@ from attlas.jobs.reduction import Execution, Job
 from attlas.jobs.survey import OFFERS, Offer, parse_survey, plan_survey, survey_atlas
 from attlas.jobs.survey_rows import LOCAL, OFFSETS
 from attlas.progress import Report
-from attlas.storage import Atlas
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 
 __all__ = ["ROLES", "Role", "head_roles", "leading_heads", "leading_role", "plan_head_roles", "summarise_roles"]
 
@@ -28,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def head_roles(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     *,
     scheduler: str = "threads",
     workers: int | None = None,
@@ -45,8 +46,9 @@ def head_roles(
     The baseline is the score of attention spread evenly over the visible keys; `has_role` where the score reaches the
     threshold and twice the baseline. Choices and errors as `statistics`.
     """
+    atlas = parse_atlas(atlas)
     execution = Execution(scheduler=scheduler, workers=workers, save=save, progress=progress)
-    survey = survey_atlas(atlas, *parse_survey(choices), execution)
+    survey = survey_atlas(atlas, *parse_survey(atlas, choices), execution)
     names = [
         name
         for name in (
@@ -63,7 +65,7 @@ def head_roles(
 @question("head_roles")
 def plan_head_roles(atlas: Atlas, **choices: Any) -> Job:
     """The job behind `head_roles`: one survey, which answers statistics too."""
-    return plan_survey(atlas, *parse_survey(choices))
+    return plan_survey(atlas, *parse_survey(atlas, choices))
 
 
 def leading_role(roles: xr.Dataset) -> NDArray[np.object_]:

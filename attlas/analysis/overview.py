@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from attlas.errors import InputError
 from attlas.parse import parse_choice, parse_count, parse_instance, refuse
-from attlas.storage import Atlas
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 from attlas.storage.tile import existing_label, only_document
 
 __all__ = ["overview", "shrink", "thumbnails"]
@@ -23,7 +24,7 @@ BLOCK_BYTES = 32 * 2**20
 
 
 def overview(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     document: str | None = None,
     *,
     layer: int | None,
@@ -48,7 +49,7 @@ def overview(
     `block_queries`, `block_keys` and the document's `queries` and `keys`. Raises InputError, DocumentMissingError and
     TierError.
     """
-    parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
+    atlas = parse_atlas(atlas)
     document = only_document(atlas) if document is None else document
     kind = atlas.kinds[0] if kind is None else kind
     cells, pool = parse_count(cells, "cells"), parse_choice(pool, "pool", ("max", "mass"))
@@ -80,7 +81,9 @@ def shrink(weights: xr.DataArray, *, cells: int = 512, pool: str = "max") -> xr.
     return _shrink(weights.transpose("query", "key").expand_dims("head"), None, cells, pool)
 
 
-def thumbnails(atlas: Atlas, document: str | None = None, *, kind: str | None = None, cells: int = 48) -> xr.DataArray:
+def thumbnails(
+    atlas: Atlas | Where, document: str | None = None, *, kind: str | None = None, cells: int = 48
+) -> xr.DataArray:
     """A small map of every head: of some rows, spread evenly, the largest weight in each block of keys.
 
     >>> every = attlas.analysis.thumbnails(atlas)
@@ -91,7 +94,7 @@ def thumbnails(atlas: Atlas, document: str | None = None, *, kind: str | None = 
     key), float32, NaN where a row may see no key of a block; `query` is the row that was read, which is the last of its
     block; attrs tell `block_keys` and `rows_used`. Raises InputError, DocumentMissingError, TierError.
     """
-    parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
+    atlas = parse_atlas(atlas)
     document = only_document(atlas) if document is None else document
     kind = atlas.kinds[0] if kind is None else kind
     attention = atlas.attention(document, kind)
@@ -122,7 +125,8 @@ def _shrink(attention: xr.DataArray, seen: xr.Dataset | None, cells: int, pool: 
     small_QK = np.empty((-(-queries // block_Q), -(-keys // block_K)), np.float32)
     for begin, a_QK in _blocks(attention, block_Q):
         masked = np.isnan(a_QK)
-        a_QK = np.where(masked, np.float32(0), a_QK) if masked.any() else a_QK
+        if masked.any():
+            a_QK = np.nan_to_num(a_QK).astype(np.float32)
         part: Floats
         if pool == "max":
             part = _pooled(np.maximum, a_QK, block_Q, block_K)
@@ -131,7 +135,7 @@ def _shrink(attention: xr.DataArray, seen: xr.Dataset | None, cells: int, pool: 
             part = np.where(high >= -low, high, low)
         else:
             rows = np.minimum(block_Q, queries - np.arange(begin, begin + len(a_QK), block_Q))
-            part = _pooled(np.add, a_QK, block_Q, block_K) / rows[:, None].astype(np.float32)
+            part = (_pooled(np.add, a_QK, block_Q, block_K) / rows[:, None]).astype(np.float32)
         if seen is None:
             any_seen = _pooled(np.logical_or, ~masked, block_Q, block_K)
         else:

@@ -17,6 +17,7 @@ from attlas.errors import InputError
 from attlas.jobs.results import find_result, keep_result
 from attlas.parse import parse_choice, parse_flag
 from attlas.storage import Atlas
+from attlas.storage.stores import Where
 
 __all__ = ["received"]
 
@@ -26,7 +27,7 @@ UNITS = ("token", "word", "sentence")
 
 
 def received(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     document: str | None = None,
     *,
     layers: Any = None,

@@ -20,6 +20,7 @@ from attlas.jobs.results import find_result, keep_result
 from attlas.parse import parse_flag, parse_fraction, refuse
 from attlas.storage import Atlas
 from attlas.storage.operator import AttentionOperator
+from attlas.storage.stores import Where
 
 __all__ = ["MOST_CELLS", "rollout"]
 
@@ -32,7 +33,7 @@ COLUMN_BYTES = 32 * 2**20
 
 
 def rollout(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     document: str | None = None,
     *,
     queries: Any = None,

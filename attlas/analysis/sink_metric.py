@@ -9,14 +9,15 @@ from attlas.analysis.statistics import statistics
 from attlas.errors import InputError
 from attlas.jobs.corpus import find_corpus
 from attlas.parse import parse_count, parse_share
-from attlas.storage import Atlas
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 
 __all__ = ["EPSILON", "sink_metric"]
 
 EPSILON, SINK_TOKENS = 0.3, 64
 
 
-def sink_metric(atlas: Atlas, *, epsilon: float = EPSILON, tokens: int = SINK_TOKENS) -> xr.Dataset:
+def sink_metric(atlas: Atlas | Where, *, epsilon: float = EPSILON, tokens: int = SINK_TOKENS) -> xr.Dataset:
     """The sink metric of Gu et al. 2024 (arXiv 2410.10781): the share of heads, over all layers, whose mean weight on
     the first token is more than `epsilon`, averaged over documents; each document by its first `tokens` tokens.
 
@@ -27,6 +28,7 @@ def sink_metric(atlas: Atlas, *, epsilon: float = EPSILON, tokens: int = SINK_TO
     first(layer, head): the mean weight itself. Raises InputError, also where a document is shorter.
     """
     epsilon, tokens = parse_share(epsilon, "epsilon"), parse_count(tokens, "tokens")
+    atlas = parse_atlas(atlas)
     corpus = find_corpus(atlas)
     short = next((i for i, rows in enumerate(corpus.queries_D) if rows < tokens), None)
     if short is not None or corpus.chosen:

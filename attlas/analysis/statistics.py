@@ -20,7 +20,8 @@ from attlas.jobs.reduction import Execution, Job
 from attlas.jobs.survey import OFFERS, Offer, SurveyOptions, parse_survey, plan_survey, survey_atlas
 from attlas.parse import parse_names
 from attlas.progress import Report
-from attlas.storage import Atlas
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 
 __all__ = ["plan_statistics", "statistic_quantities", "statistics"]
 
@@ -28,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def statistics(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     *,
     names: Sequence[str] | None = None,
     scheduler: str = "threads",
@@ -53,13 +54,14 @@ def statistics(
     texts. Every variable carries its definition and units. Raises InputError, TierError where the tier does not hold
     what `names` ask for, ClusterError, CorruptAtlasError.
     """
+    atlas = parse_atlas(atlas)
     execution = Execution(scheduler=scheduler, workers=workers, save=save, progress=progress)
     known = [quantity.name for quantity in statistic_quantities(SurveyOptions())]
     wanted = known if names is None else parse_names(names, "names")
     unknown = next((name for name in wanted if name not in known), None)
     if unknown is not None:
         raise InputError(f"there is no statistic {unknown!r}: choose of {', '.join(known)}")
-    survey = survey_atlas(atlas, *parse_survey(choices), execution)
+    survey = survey_atlas(atlas, *parse_survey(atlas, choices), execution)
     left_out = [name for name in wanted if name not in survey]
     if names is not None and left_out:
         raise TierError(_missing(atlas, survey, left_out[0]))
@@ -73,7 +75,7 @@ def statistics(
 @question("statistics")
 def plan_statistics(atlas: Atlas, **choices: Any) -> Job:
     """The job behind `statistics`: one survey, which answers head_roles too."""
-    return plan_survey(atlas, *parse_survey(choices))
+    return plan_survey(atlas, *parse_survey(atlas, choices))
 
 
 def _missing(atlas: Atlas, survey: xr.Dataset, name: str) -> str:
@@ -140,7 +142,7 @@ def statistic_quantities(options: SurveyOptions) -> tuple[Quantity, ...]:
             name="weight_by_distance", definition="mean over rows of the weight on keys at these distances |i - j|",
             units="1", needs=("by_distance",), dim="distance", same_axis=True, compute=_by_distance,
         ),
-        *(_mean_of(statistic) for name, statistic in STATISTICS.items() if statistic.averaged and name not in PLACED),
+        *(_mean_of(statistic) for statistic in STATISTICS if statistic.averaged and statistic.name not in PLACED),
     )  # fmt: skip
 
 

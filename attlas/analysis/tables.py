@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from attlas.errors import InputError
-from attlas.parse import parse_instance, parse_names, refuse
+from attlas.parse import parse_instance, parse_names, parse_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,11 +61,7 @@ def write_table(dataset: xr.Dataset, path: str | Path, dims: tuple[str, ...] = (
     path: .csv, .json or .parquet. dims: as `to_frame`. JSON has what the answer was made from and every column's
     definition beside the rows; Parquet has them in the metadata of its schema, under "attlas". Raises InputError.
     """
-    if not isinstance(path, str | Path):
-        raise refuse(path, "path", "give a file's name, such as heads.csv")
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise InputError(f"{path.name}: write to a file that ends in {', '.join(FORMATS)}")
+    path = parse_output(path, "path", FORMATS)
     frame = to_frame(dataset, dims)
     description = {"attributes": plain_attributes(dataset.attrs), "columns": _definitions(dataset)}
     if path.suffix == ".csv":

@@ -118,7 +118,7 @@ def _time_one(trial: Trial, subject: Subject, size: _Size, keeps: Sequence[str],
     contenders: dict[str, Contender] = {FORWARD: lambda: plain_forward(subject.loaded.model, size.documents)}
     contenders |= {keep: tier(keep) for keep in keeps if size.takes(keep)}
     timings = run_rounds(
-        contenders, rounds=trial.rounds, moved=lambda what: trial.told(f"{size.total:,} tokens: {what}")
+        contenders, rounds=trial.rounds, progress=lambda what: trial.told(f"{size.total:,} tokens: {what}")
     )
     return _Measured(timings=timings, stored=stored, cells=cells[0])
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attlas.bench.rounds import Contender, Moved, run_rounds
+from attlas.bench.rounds import Contender, Progress, run_rounds
 from attlas.errors import InputError
 
 __all__ = ["BAND_LEAST", "Pair", "Recorded", "Verdict", "judge", "load", "measure", "record", "save"]
@@ -61,10 +61,10 @@ class Verdict:
         return self.ratio > self.recorded.most
 
 
-def measure(pair: Pair, *, moved: Moved | None = None) -> float:
+def measure(pair: Pair, *, progress: Progress | None = None) -> float:
     """Least CPU time of the contender over that of its base."""
     contenders = {"contender": pair.contender, "base": pair.base}
-    timings = run_rounds(contenders, rounds=pair.rounds, moved=moved, clock=time.process_time)
+    timings = run_rounds(contenders, rounds=pair.rounds, progress=progress, clock=time.process_time)
     return timings.times("contender").least / timings.times("base").least
 
 
@@ -79,7 +79,7 @@ def record(base: str, runs: Sequence[float]) -> Recorded:
 
 
 def judge(
-    pairs: Sequence[Pair], recorded: Mapping[str, Recorded], *, attempts: int = 3, moved: Moved | None = None
+    pairs: Sequence[Pair], recorded: Mapping[str, Recorded], *, attempts: int = 3, progress: Progress | None = None
 ) -> list[Verdict]:
     """Measure every pair; one that comes out slower is measured again, and the least of its ratios counts.
 
@@ -90,10 +90,12 @@ def judge(
         if pair.name not in recorded:
             raise InputError(f"{pair.name} has no recorded ratio: record it with --record")
         known = recorded[pair.name]
-        verdict = Verdict(name=pair.name, ratio=measure(pair, moved=moved), recorded=known)
+        verdict = Verdict(name=pair.name, ratio=measure(pair, progress=progress), recorded=known)
         for _ in range(attempts - 1):
             if verdict.is_slower:
-                verdict = Verdict(name=pair.name, ratio=min(verdict.ratio, measure(pair, moved=moved)), recorded=known)
+                verdict = Verdict(
+                    name=pair.name, ratio=min(verdict.ratio, measure(pair, progress=progress)), recorded=known
+                )
         verdicts.append(verdict)
     return verdicts
 

@@ -202,7 +202,7 @@ def _cold(
 
     timings = run_rounds(
         {way.name: asked(way) for way in ways}, rounds=trial.rounds, before=lambda name: drop_caches(folders[name]),
-        moved=lambda what: trial.told(f"{task}, cold: {what}"),
+        progress=lambda what: trial.told(f"{task}, cold: {what}"),
     )  # fmt: skip
     return [_row(way, timings, subject, limits, f"{task}, cold", drawn[-1], keys, cold=True) for way in ways]
 
@@ -223,7 +223,7 @@ def _warm(
 
     timings = run_rounds(
         {way.name: asked(way) for way in ways}, rounds=count,
-        moved=lambda what: trial.told(f"{task}, warm: {what}"),
+        progress=lambda what: trial.told(f"{task}, warm: {what}"),
     )  # fmt: skip
     return [_row(way, timings, subject, limits, f"{task}, warm", drawn[-1], keys, cold=False) for way in ways]
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from attlas.bench.report import Times
 
-__all__ = ["Contender", "Moved", "Timings", "order_of", "run_rounds"]
+__all__ = ["Contender", "Progress", "Timings", "order_of", "run_rounds"]
 
 Contender = Callable[[], float | None]
 """Does the work once. Returns the seconds it took by its own clock, or None: then the call is timed."""
-Moved = Callable[[str], None]
-"""Told what is run next."""
+Progress = Callable[[str], None]
+"""Called with what is run next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,26 +44,26 @@ def run_rounds(
     rounds: int,
     warm_ups: int = 1,
     before: Callable[[str], None] | None = None,
-    moved: Moved | None = None,
+    progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timings:
     """Run `warm_ups` rounds that do not count, then `rounds` that do.
 
-    before: called with the contender's name ahead of each run, its time not counted. moved: told of each run. clock:
-    that times the calls.
+    before: called with the contender's name ahead of each run, its time not counted. progress: called ahead of each
+    run. clock: that times the calls.
     """
     names = list(contenders)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warm_ups + rounds):
         counted = turn - warm_ups
         for name in order_of(names, max(counted, 0)):
-            if moved is not None:
-                moved(f"{name}, " + ("warm-up" if counted < 0 else f"round {counted + 1} of {rounds}"))
+            if progress is not None:
+                progress(f"{name}, " + ("warm-up" if counted < 0 else f"round {counted + 1} of {rounds}"))
             if before is not None:
                 before(name)
             begin = clock()
-            told = contenders[name]()
-            seconds = clock() - begin if told is None else told
+            own = contenders[name]()
+            taken = clock() - begin if own is None else own
             if counted >= 0:
-                found[name].append(seconds)
-    return Timings(seconds={name: tuple(times) for name, times in found.items()})
+                seconds[name].append(taken)
+    return Timings(seconds={name: tuple(times) for name, times in seconds.items()})

@@ -17,6 +17,7 @@ from attlas.bench.machine import find_machine, usable_cores
 from attlas.bench.report import Limit, Report, Row
 from attlas.bench.rounds import Timings, run_rounds
 from attlas.bench.trial import Ids, Subject, Trial, sides
+from attlas.engine.model.device import check_threads
 from attlas.errors import InputError
 from attlas.progress import CaptureProgress, ShardShare
 
@@ -82,6 +83,8 @@ def bench_scale(
     rows: list[Row] = []
     trial.told("starting Ray")
     with joined_cluster(address, cpus=most * threads) as facts:
+        if facts.private:  # a worker on another machine looks at its own cores
+            check_threads(threads)
         cores = usable_cores() if facts.private else int(facts.cpus)
         for task in tasks:
             # no warm-up: the clock of a capture starts once all its shards are ready
@@ -90,7 +93,7 @@ def bench_scale(
                     layout.name: _run(trial, task, layout, keep=keep, threads=threads, chunk_tokens=chunk_tokens)
                     for layout in task.layouts
                 },
-                rounds=trial.rounds, warm_ups=0, moved=partial(_tell, trial, task.name),
+                rounds=trial.rounds, warm_ups=0, progress=partial(_tell, trial, task.name),
             )  # fmt: skip
             rows += [_row(task, layout, timings, cores, threads) for layout in task.layouts]
     return Report(

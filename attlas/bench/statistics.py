@@ -128,7 +128,7 @@ def _time(trial: Trial, stored: _Stored, sample: float) -> tuple[Timings, float]
         dense()
         check_equal(answers[EXACT], answers[DENSE], stored.map_layers, corpus.rows)
     timings = run_rounds(
-        contenders, rounds=trial.rounds, moved=lambda what: trial.told(f"{corpus.rows:,} tokens: {what}")
+        contenders, rounds=trial.rounds, progress=lambda what: trial.told(f"{corpus.rows:,} tokens: {what}")
     )
     return timings, float(answers[SAMPLED].attrs["rows_used"]) / corpus.rows
 

@@ -100,7 +100,7 @@ def bench_store(
             writers,
             rounds=trial.rounds,
             before=partial(_clear, factors),
-            moved=partial(_tell, trial, "write"),
+            progress=partial(_tell, trial, "write"),
         )
         trial.told("is what was written read back?")
         _check(factors)
@@ -108,7 +108,7 @@ def bench_store(
             readers,
             rounds=trial.rounds,
             before=partial(_forget, factors),
-            moved=partial(_tell, trial, "read"),
+            progress=partial(_tell, trial, "read"),
         )
     finally:
         _clear_all(factors)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
-from attlas.engine.model.device import check_device
+from attlas.engine.model.device import check_device, check_threads
 from attlas.engine.model.layout import KindLayout, ModelLayout
 from attlas.engine.model.load import LoadedModel, load_model
 from attlas.engine.model.probe import layout_of
@@ -22,14 +21,14 @@ from attlas.engine.model.source import ModelSource
 from attlas.engine.model.unwrap import is_path
 from attlas.engine.model.weights import Placement
 from attlas.engine.passage.budget import Budget
-from attlas.engine.passage.documents import Document, Pack, name_pack
+from attlas.engine.passage.documents import Pack, name_pack
 from attlas.engine.passage.headroom import Headroom, release_memory
 from attlas.engine.passage.passage import passages
 from attlas.engine.passage.retry import Trial, after_error, describe_error
 from attlas.engine.passage.runner import ShardRunner
 from attlas.errors import AttlasError, InputError
 from attlas.progress import CaptureProgress
-from attlas.storage import AtlasWriter
+from attlas.storage.capture_job import CaptureJob
 
 __all__ = ["Runs", "in_process"]
 
@@ -46,18 +45,7 @@ class Runs(Protocol):
     def held(self, shape: ModelShape) -> ModelShape:
         """Of a model's sizes, what the neediest process has of it in memory."""
 
-    def run(
-        self,
-        packs: Sequence[Pack],
-        documents: Sequence[Document],
-        writer: AtlasWriter,
-        where: Any,
-        *,
-        storage_options: Mapping[str, Any] | None,
-        pack_documents: bool,
-        chunk_tokens: int | None,
-        progress: Callable[[CaptureProgress], None] | None,
-    ) -> dict[int, str]:
+    def run(self, job: CaptureJob) -> dict[int, str]:
         """Capture and commit the pending packs; returns those that failed, with why."""
 
 
@@ -65,8 +53,7 @@ class Runs(Protocol):
 def in_process(source: ModelSource, budget: Budget) -> Iterator[InProcess]:
     """The model in this process; torch's number of threads comes back after."""
     threads, offload = budget.threads, budget.offload
-    if threads is not None and threads > (os.cpu_count() or 1):
-        raise InputError(f"{threads} threads on a machine of {os.cpu_count()} cores: give at most as many threads")
+    check_threads(threads)
     with tempfile.TemporaryDirectory(prefix="attlas-offload-") if offload is not None else nullcontext("") as folder:
         placement = None
         if offload is not None:
@@ -99,22 +86,12 @@ class InProcess:
     def held(self, shape: ModelShape) -> ModelShape:
         return with_offload(shape, self.offload)
 
-    def run(
-        self,
-        packs: Sequence[Pack],
-        documents: Sequence[Document],
-        writer: AtlasWriter,
-        where: Any,
-        *,
-        storage_options: Mapping[str, Any] | None,
-        pack_documents: bool,
-        chunk_tokens: int | None,
-        progress: Callable[[CaptureProgress], None] | None,
-    ) -> dict[int, str]:
+    def run(self, job: CaptureJob) -> dict[int, str]:
         """A pack that cannot be captured is recorded, and the others go on; where none is captured, its error is raised
         as it is. See `attlas.engine.passage.retry` for what is run again, and what ends the run."""
-        pending, room = writer.pending_packs(), Headroom(chunk_tokens=chunk_tokens)
-        tally = _Tally(packs, pending, self.layout.axes, progress)
+        writer, documents = job.writer, job.documents
+        pending, room = writer.pending_packs(), Headroom(chunk_tokens=job.chunk_tokens)
+        tally = _Tally(job.packs, pending, self.layout.axes, job.progress)
         runner = ShardRunner(
             Shard.whole(self.loaded.model),
             self.layout,
@@ -129,7 +106,7 @@ class InProcess:
             trial, failure = Trial(room=room), None
             while failure is None:
                 room = trial.room  # what one pack had no room for, the next ones have not either
-                parts = passages(pack, documents, pack_documents=pack_documents, chunk_tokens=room.chunk_tokens)
+                parts = passages(pack, documents, pack_documents=job.pack_documents, chunk_tokens=room.chunk_tokens)
                 tally.begin(runner.calls_needed * sum(len(part.chunks) for part in parts))
                 runner.tile_bytes = room.tile_bytes
                 try:
@@ -151,7 +128,7 @@ class InProcess:
                     failure = failed[pack.index] = outcome
                     writer.fail(pack, attempt=trial.attempt, error=describe_error(failure))
                     tally.failed()
-        if failed and len(writer.pending_packs()) == len(packs):
+        if failed and len(writer.pending_packs()) == len(job.packs):
             raise next(iter(failed.values()))
         return {pack: describe_error(error) for pack, error in failed.items()}
 

@@ -25,6 +25,7 @@ from attlas.errors import InputError, PacksFailedError
 from attlas.parse import parse_choice, parse_flag, refuse
 from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
+from attlas.storage.capture_job import CaptureJob
 from attlas.storage.occupant import refuse_to_make
 from attlas.storage.stores import open_store, store_name
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
@@ -164,8 +165,11 @@ def capture(
             writer = AtlasWriter.create(store, spec, storage_options=storage_options, overwrite=overwrite, begun=resume)
         with _removed_if_nothing_committed(writer):
             failed = runs.run(
-                plan.packs, plan.documents, writer, store, storage_options=storage_options,
-                pack_documents=plan.pack_documents, chunk_tokens=plan.sizes.chunk_tokens, progress=progress,
+                CaptureJob(
+                    packs=plan.packs, documents=plan.documents, writer=writer, where=store,
+                    storage_options=storage_options, pack_documents=plan.pack_documents,
+                    chunk_tokens=plan.sizes.chunk_tokens, progress=progress,
+                )
             )  # fmt: skip
             if failed:
                 raise _packs_failed(failed, plan, writer, store)

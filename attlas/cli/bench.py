@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from attlas.cli.bench_table import print_report
-from attlas.cli.capture import storage_option
 from attlas.cli.inputs import read_inputs
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors, spinner, styled
+from attlas.cli.selection import COUNT, FIGURE, FOLDER, PLACE, SEED, WORD, WORKERS, storage_option
 from attlas.storage.tiers import TIERS
 
 if TYPE_CHECKING:
@@ -80,15 +80,15 @@ def bench_options(*, rounds: int) -> Callable[[F], F]:
     """What every workload takes."""
     options = (
         click.option("--rounds", type=click.IntRange(1), default=rounds, show_default=True, help="Repetitions."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of synthetic documents and places."),
+        click.option("--seed", type=SEED, default=0, show_default=True, help="Of synthetic documents and places."),
         click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto"),
         click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
         click.option(
-            "--folder", type=click.Path(file_okay=False, path_type=Path),
+            "--folder", type=FOLDER,
             help="Where stores are written and removed again, on the disk in question. [default: the system's own]",
         ),
         click.option(
-            "--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw it as .png, .pdf or .svg."
+            "--figure", type=FIGURE, help="Draw it as .png, .pdf or .svg."
         ),
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
     )  # fmt: skip
@@ -109,7 +109,7 @@ def bench_options(*, rounds: int) -> Callable[[F], F]:
 @click.option(
     "--most-maps", type=click.IntRange(1), default=1024, show_default=True, help="No maps of longer documents."
 )
-@click.option("--chunk-tokens", type=click.IntRange(1), help="Query tokens in one forward pass.")
+@click.option("--chunk-tokens", type=COUNT, help="Query tokens in one forward pass.")
 @click.option("--peak/--no-peak", default=True, show_default=True, help="Peak memory, each in a process of its own.")
 @bench_options(rounds=3)
 @reports_errors
@@ -202,7 +202,7 @@ def stats(
 @command.command("store")
 @click.argument("model")
 @click.option("--tokens", type=click.IntRange(2), default=2048, show_default=True, help="N.")
-@click.option("--store", help="Folder or URL under which to write. [default: the scratch folder]")
+@click.option("--store", type=PLACE, help="Folder or URL under which to write. [default: the scratch folder]")
 @click.option(
     "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
 )
@@ -232,9 +232,9 @@ def store(model: str, tokens: int, store: str | None, storage_options: dict[str,
 @click.option("--tokens", type=click.IntRange(2), help="Of the long one. [default: 2048; of INPUTS, its own]")
 @click.option("--documents", type=click.IntRange(2), default=100, show_default=True, help="Short ones, synthetic.")
 @click.option("--keep", type=click.Choice(TIERS.names), default="statistics", show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Torch threads of each process.")
-@click.option("--chunk-tokens", type=click.IntRange(1), default=512, show_default=True, help="Query tokens in a pass.")
-@click.option("--address", help="Of a running Ray cluster: auto, host:6379, ... [default: a private one]")
+@click.option("--threads", type=WORKERS, default=1, show_default=True, help="Torch threads of each process.")
+@click.option("--chunk-tokens", type=COUNT, default=512, show_default=True, help="Query tokens in a pass.")
+@click.option("--address", type=WORD, help="Of a running Ray cluster: auto, host:6379, ... [default: a private one]")
 @bench_options(rounds=3)
 @reports_errors
 def scale(
@@ -284,8 +284,6 @@ def trial(
 ) -> Iterator[tuple[Trial, Callable[[Report], None]]]:
     """A `Trial` in a scratch folder, with progress on stderr; and the function that shows its report afterwards."""
     texts = read_inputs(inputs) if inputs else None
-    if figure is not None:
-        _check_ending(figure)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     from attlas.bench.trial import Trial  # loads torch and transformers: after the input is known to be good
@@ -304,7 +302,7 @@ def trial(
             continue
         print_report(report)
         if figure is not None:
-            console().print(f"[dim]drawn to {figure}[/]")
+            console().print(styled("[dim]drawn to {}[/]", figure))
 
 
 def _command() -> str:
@@ -321,14 +319,8 @@ def _progress(title: str, quiet: bool) -> Iterator[Callable[[str], None]]:
     """What is run now, on a terminal, on stderr; nothing in a pipe."""
     screen = console(stderr=True)
     with Progress(
-        SpinnerColumn(), TextColumn(title), TextColumn("{task.fields[told]}"), TimeElapsedColumn(),
+        spinner(screen), TextColumn(title), TextColumn("{task.fields[told]}", markup=False), TimeElapsedColumn(),
         console=screen, transient=True, disable=quiet or not screen.is_terminal,
     ) as bar:  # fmt: skip
         task = bar.add_task(title, total=None, told="starting")
         yield lambda what: bar.update(task, told=what)
-
-
-def _check_ending(figure: Path) -> None:
-    from attlas.plots.style import check_ending
-
-    check_ending(figure)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from attlas.cli.output import console
+from attlas.cli.output import console, styled
 from attlas.readable import human_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def print_report(report: Report) -> None:
     out = console()
     sizes = {row.tokens for row in report.rows}
     alike = f", {sizes.pop():,} tokens" if len(sizes) == 1 else ""
-    out.print(f"[bold]bench {report.workload}[/]  {Path(report.model).name or report.model}{alike}")
+    out.print(styled("[bold]bench {}[/]  {}{}", report.workload, Path(report.model).name or report.model, alike))
     out.print(_facts(report))
     out.print()
     out.print(_table(report))
@@ -30,7 +30,7 @@ def print_report(report: Report) -> None:
     if lines:
         out.print()
     for line in lines:
-        out.print(f"[dim]{line}[/]")
+        out.print(line, style="dim")
 
 
 def human_time(seconds: float) -> str:
@@ -65,7 +65,8 @@ def _facts(report: Report) -> Table:
     grid.add_column()
     busy = report.machine.load > 0.5 * report.machine.cores
     for what, told in facts_of(report):
-        grid.add_row(what, told.replace("load", "[yellow]load") + "[/]" if busy and "load" in told else told)
+        before, word, load = told.partition("load")
+        grid.add_row(what, styled("{}[yellow]{}[/]", before, word + load) if busy and word else told)
     return grid
 
 
@@ -118,8 +119,9 @@ def _table(report: Report) -> Table:
             table.add_section()
         lead = [row.task if place != before else ""] if many_tasks else []
         before = place
-        near = f"[yellow]{row.note}[/]" if row.times is None else "; ".join(filter(None, (row.near, row.note)))
-        table.add_row(*lead, row.contender, *(tell(row) for _, tell in shown), near)
+        near = "; ".join(filter(None, (row.near, row.note)))
+        told = styled("[yellow]{}[/]", row.note) if row.times is None else near
+        table.add_row(*lead, row.contender, *(tell(row) for _, tell in shown), told)
     return table
 
 

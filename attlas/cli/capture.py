@@ -17,29 +17,33 @@ import click
 from rich.table import Table
 
 from attlas.cli.inputs import read_inputs
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors, styled
 from attlas.cli.progress import capture_progress
-from attlas.cli.selection import LAYERS, MEMORY, QUERIES, SHARDS
+from attlas.cli.selection import (
+    COUNT,
+    LAYERS,
+    MEMORY,
+    OUTPUT,
+    PLACE,
+    QUERIES,
+    SEED,
+    SHARDS,
+    WORD,
+    WORKERS,
+    storage_option,
+)
 from attlas.errors import PacksFailedError
 from attlas.progress import CaptureProgress
 from attlas.readable import human_bytes, human_seconds
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
-__all__ = ["command", "storage_option"]
-
-
-def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
-    """`key=value` pairs for fsspec."""
-    wrong = next((value for value in values if "=" not in value), None)
-    if wrong is not None:
-        raise click.BadParameter(f"{wrong!r} is not key=value")
-    return dict(value.split("=", 1) for value in values) or None
+__all__ = ["command"]
 
 
 @click.command("capture")
 @click.argument("model")
 @click.argument("inputs", nargs=-1, required=True)
-@click.option("--store", required=True, help="Folder or URL of the atlas to make.")
+@click.option("--store", type=PLACE, required=True, help="Folder or URL of the atlas to make.")
 @click.option(
     "--keep",
     type=click.Choice(TIERS.names),
@@ -52,11 +56,11 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 @click.option(
     "--queries", type=QUERIES, help="Query rows to keep: 10:20, last:512, stride:16, random:1000, ... [default: all]"
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="For --queries random:N.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Cut longer documents there; the atlas records it.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For --queries random:N.")
+@click.option("--max-tokens", type=COUNT, help="Cut longer documents there; the atlas records it.")
 @click.option(
     "--chunk-tokens",
-    type=click.IntRange(1),
+    type=COUNT,
     help="Query tokens in one forward pass. [default: 4096, or less by --memory]",
 )
 @click.option("--memory", type=MEMORY, help="What the process may take, such as 6GB. [default: no limit]")
@@ -64,8 +68,8 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
 @click.option("--map-dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--revision", help="Branch, tag or commit of a hub model.")
-@click.option("--part", help="Part of the model to capture, by its name in it. [default: what reads text]")
+@click.option("--revision", type=WORD, help="Branch, tag or commit of a hub model.")
+@click.option("--part", type=WORD, help="Part of the model to capture, by its name in it. [default: what reads text]")
 @click.option(
     "--shards",
     type=SHARDS,
@@ -73,13 +77,13 @@ def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[s
     show_default=True,
     help="Cut the layers into so many Ray actors; auto: as few as fit.",
 )
-@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Whole pipelines side by side.")
-@click.option("--address", help="Of a running Ray cluster: auto, host:6379, ... [default: a private one, if any]")
-@click.option("--threads", type=click.IntRange(1), help="Torch threads of each process on a CPU.")
-@click.option("--offload", type=MEMORY, help="Weights kept in memory by each process; the rest is read from disk.")
+@click.option("--replicas", type=WORKERS, default=1, show_default=True, help="Whole pipelines side by side.")
 @click.option(
-    "--log", type=click.Path(path_type=Path, dir_okay=False), help="Append events to a file, one JSON a line."
+    "--address", type=WORD, help="Of a running Ray cluster: auto, host:6379, ... [default: a private one, if any]"
 )
+@click.option("--threads", type=WORKERS, help="Torch threads of each process on a CPU.")
+@click.option("--offload", type=MEMORY, help="Weights kept in memory by each process; the rest is read from disk.")
+@click.option("--log", type=OUTPUT, help="Append events to a file, one JSON a line.")
 @click.option("--resume", is_flag=True, help="Go on with a store that the same command began.")
 @click.option("--overwrite", is_flag=True, help="Replace the atlas that lies there.")
 @click.option(
@@ -190,14 +194,15 @@ def _show(told: dict[str, Any]) -> None:
     table.add_column(style="dim")
     table.add_column()
     kinds = ", ".join(f"{k}: {v['layers']} layers x {v['heads']} heads" for k, v in told["kinds"].items())
-    table.add_row("atlas", f"[bold]{told['store']}[/]  ({told['keep']}, {human_bytes(told['bytes'])})")
+    table.add_row("atlas", styled("[bold]{}[/]  ({}, {})", told["store"], told["keep"], human_bytes(told["bytes"])))
     table.add_row("model", told["model"])
     table.add_row("attention", kinds)
     table.add_row("documents", f"{told['documents']:,} with {told['tokens']:,} tokens")
     if told["truncated"]:
         names = told["truncated"]
         table.add_row(
-            "cut short", f"[yellow]{', '.join(names[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}[/]"
+            "cut short",
+            styled("[yellow]{}{}[/]", ", ".join(names[:5]), f" and {len(names) - 5} more" * (len(names) > 5)),
         )
     table.add_row(
         "time",
@@ -208,13 +213,13 @@ def _show(told: dict[str, Any]) -> None:
     if told["retries"]:
         again, lost = told["retries"], told["lost_pipelines"]
         after = f", after {_counted(lost, 'lost pipeline')}" if lost else ""
-        table.add_row("run again", f"[yellow]{_counted(again, 'pack')}{after}[/]")
+        table.add_row("run again", styled("[yellow]{}{}[/]", _counted(again, "pack"), after))
     if told["failed"]:
-        table.add_row("failed", f"[red]{len(told['failed'])} of {_counted(told['packs'], 'pack')}[/]")
+        table.add_row("failed", styled("[red]{} of {}[/]", len(told["failed"]), _counted(told["packs"], "pack")))
     out.print(table)
     if told["shards"]:
         out.print(_shard_table(told["shards"]))
-    out.print(f"\n[dim]next:[/] attlas info {told['store']}")
+    out.print(styled("\n[dim]next:[/] attlas info {}", told["store"]))
 
 
 def _counted(count: int, noun: str) -> str:

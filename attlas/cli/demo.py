@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from attlas.cli.heatmap import print_row
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors, styled
 from attlas.cli.progress import capture_progress
+from attlas.cli.selection import PLACE
 from attlas.readable import human_bytes, token_label
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ CONTEXT = 14
 
 
 @click.command("demo")
-@click.option("--store", default="demo.zarr", show_default=True, type=click.Path(path_type=Path))
+@click.option("--store", default="demo.zarr", show_default=True, type=PLACE, help="Folder or URL of the atlas.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @reports_errors
-def command(store: Path, as_json: bool) -> None:
+def command(store: str, as_json: bool) -> None:
     """Capture the small embedded model, name its strongest heads, and show what one of them looks at.
 
     Needs no network. An atlas already at --store is replaced.
@@ -66,23 +66,29 @@ def _show(page: Any, told: dict[str, Any], leaders: dict[str, Leader], telling: 
     out, induction, query, earlier = console(), leaders["induction"], telling.query, telling.earlier
     layers, heads = page.sizes["layer"], page.sizes["head"]
     out.print(
-        f"[bold]attlas demo[/]  {layers} layers x {heads} heads over {told['tokens']} tokens, "
-        f"{told['capture_seconds']:.2f} s, {human_bytes(told['bytes'])} in [bold]{told['store']}[/]\n"
+        styled(
+            "[bold]attlas demo[/]  {} layers x {} heads over {} tokens, {} s, {} in [bold]{}[/]\n",
+            layers,
+            heads,
+            told["tokens"],
+            f"{told['capture_seconds']:.2f}",
+            human_bytes(told["bytes"]),
+            told["store"],
+        )
     )
-    out.print("[dim]head                      place             score   uniform attention[/]")
+    out.print("head                      place             score   uniform attention", style="dim")
     for name, found in leaders.items():
         place = f"layer {found.layer}, head {found.head}"
-        out.print(f"[bold]{name:<24}[/]  {place:<16}  {found.score:5.2f}   [dim]{found.baseline:5.2f}[/]")
+        cells = (f"{name:<24}", f"{place:<16}", f"{found.score:5.2f}", f"{found.baseline:5.2f}")
+        out.print(styled("[bold]{}[/]  {}  {}   [dim]{}[/]", *cells))
     tokens = [str(t) for t in page.query_token.values]
     text = "".join(token_label(t, 5) for t in tokens[max(0, query - CONTEXT) : query + 1])
     copy = "".join(token_label(t, 5) for t in tokens[max(0, earlier - CONTEXT) : earlier + 2])
-    out.print(f"\nAt position {query} the text reads [bold]{text}[/]")
-    out.print(f"and earlier, at {earlier}, it read  [bold]{copy}[/]")
+    out.print(styled("\nAt position {} the text reads [bold]{}[/]", query, text))
+    out.print(styled("and earlier, at {}, it read  [bold]{}[/]", earlier, copy))
     out.print(f"so the induction head (layer {induction.layer}, head {induction.head}) looks at what followed then:\n")
     print_row(out, page.attention.sel(layer=induction.layer, head=induction.head).isel(query=query).load())
     out.print("\nOpen it from Python:\n")
     out.print("  import attlas")
-    out.print(f'  page = attlas.open_atlas("{told["store"]}")["{DOCUMENT}"]', markup=False)
-    out.print(
-        f"  page.attention.sel(layer={induction.layer}, head={induction.head}).isel(query={query}).values", markup=False
-    )
+    out.print(f'  page = attlas.open_atlas("{told["store"]}")["{DOCUMENT}"]')
+    out.print(f"  page.attention.sel(layer={induction.layer}, head={induction.head}).isel(query={query}).values")

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors, styled
+from attlas.cli.selection import FIGURE, TABLE
 from attlas.engine.passage.selection import Selection
 
 __all__ = ["command"]
@@ -43,13 +44,13 @@ SIGNS = {
 )
 @click.option(
     "--figure",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FIGURE,
     help="Draw the map and the roles as .png, .pdf or .svg.",
 )
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=TABLE,
     help="Write a row for each head and role: .csv, .json or .parquet.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print roles and diversity as JSON.")
@@ -86,7 +87,7 @@ def command(
     from attlas import analysis
 
     atlas = attlas.open_atlas(store, storage_options=storage_options)
-    choices = choices_of(atlas, kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
+    choices = choices_of(kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
     if explain:
         where: dict[str, Any] = {"workers": workers, "scheduler": scheduler}
         print_plan(analysis.explain(atlas, "head_roles", **where, **choices), store)
@@ -121,10 +122,10 @@ def command(
     out.print()
     _print_diversity(out, diversity)
     for note in notes(roles):
-        out.print(f"[dim]{note}[/]")
+        out.print(styled("[dim]{}[/]", note))
     for path in (output, figure):
         if path is not None:
-            out.print(f"[dim]written to {path}[/]")
+            out.print(styled("[dim]written to {}[/]", path))
 
 
 def _print_map(out: Console, roles: Any) -> None:
@@ -141,7 +142,7 @@ def _print_map(out: Console, roles: Any) -> None:
             line.append(f"{sign:>{width}}", style=style)
         out.print(line)
     if len(heads) > fits:
-        out.print(f"[dim]{len(heads) - fits} more heads: --figure draws all[/]")
+        out.print(styled("[dim]{} more heads: --figure draws all[/]", len(heads) - fits))
     signs = [(*SIGNS[name], name) for name in roles["role"].values] + [("·", "grey42", "none")]
     for part in (signs[:6], signs[6:]):
         legend = Text("        ")
@@ -161,8 +162,8 @@ def _roles_table(roles: Any, count: int) -> Table:
     table.add_column("evenly", justify="right", style="dim")
     table.add_column("leading heads (layer.head score)")
     for i, name in enumerate(roles["role"].values):
-        best = "  ".join(
-            f"{layer}.{head} [bold]{value:.2f}[/]{_offset(roles, name, layer, head)}"
+        best = Text("  ").join(
+            styled("{}.{} [bold]{}[/][dim]{}[/]", layer, head, f"{value:.2f}", _offset(roles, name, layer, head))
             for layer, head, value in leading_heads(roles.role_score[i], count)
         )
         baseline = float(np.nanmean(roles.role_baseline.values[i]))
@@ -177,7 +178,7 @@ def _offset(roles: Any, role: str, layer: int, head: int) -> str:
     """Of the fixed offset, which."""
     if role != "offset" or "fixed_offset" not in roles:
         return ""
-    return f" [dim]({int(roles.fixed_offset.sel(layer=layer, head=head)):+d})[/]"
+    return f" ({int(roles.fixed_offset.sel(layer=layer, head=head)):+d})"
 
 
 def _print_probe(out: Console, probed: Any, count: int) -> None:
@@ -185,21 +186,26 @@ def _print_probe(out: Console, probed: Any, count: int) -> None:
     from attlas.analysis.head_roles import leading_heads
 
     length = probed.attrs["length"]
-    out.print(f"[dim]on {probed.attrs['count']} x {length} random tokens, repeated (layer.head score)[/]")
+    out.print(styled("[dim]on {} x {} random tokens, repeated (layer.head score)[/]", probed.attrs["count"], length))
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for name in PROBES:
         leading = leading_heads(probed[name], count)
-        best = "  ".join(f"{layer}.{head} [bold]{value:.2f}[/]" for layer, head, value in leading)
-        table.add_row(name.replace("_", " "), f"[dim]evenly {float(probed[f'{name}_baseline']):.3f}[/]", best)
+        best = Text("  ").join(
+            styled("{}.{} [bold]{}[/]", layer, head, f"{value:.2f}") for layer, head, value in leading
+        )
+        evenly = float(probed[f"{name}_baseline"])
+        table.add_row(name.replace("_", " "), styled("[dim]evenly {}[/]", f"{evenly:.3f}"), best)
     out.print(table)
 
 
 def _print_diversity(out: Console, diversity: Any) -> None:
     heads = diversity.sizes["head"]
-    out.print("[dim]diversity of a layer: 1 - mean similarity of its heads, and how many unlike heads they equal[/]")
+    out.print(
+        styled("[dim]diversity of a layer: 1 - mean similarity of its heads, and how many unlike heads they equal[/]")
+    )
     if "all_effective_heads" in diversity:
         count, number = diversity.sizes["member"], float(diversity.all_effective_heads)
-        out.print(f"[dim]    all[/]        {number:.1f} of {count}")
+        out.print(styled("[dim]    all[/]        {} of {}", f"{number:.1f}", count))
     for i, layer in enumerate(diversity["layer"].values):
         value, number = float(diversity.diversity[i]), float(diversity.effective_heads[i])
         line = Text(f"{layer:>7} ", style="dim")

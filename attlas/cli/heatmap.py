@@ -22,7 +22,7 @@ def print_tile(out: Console, tile: Any) -> None:
     """tile: one of `choose_tile`. Prints what fits, and says what it leaves out."""
     told = tile.attrs
     where = f"{told['document_id']}, {told['kind']} layer {told['layer']}, head {told['head']}"
-    out.print(f"{where}: weight of each key (across) for each query (down)", style="dim", markup=False)
+    out.print(f"{where}: weight of each key (across) for each query (down)", style="dim")
     a_QK = tile.values
     rows_labels = [token_label(str(token), 10) for token in tile["query_token"].values]
     fits = max(1, (out.width - 18) // CELL)
@@ -41,10 +41,8 @@ def print_tile(out: Console, tile: Any) -> None:
             line.append(_cell(float(row[j])), style=_shade(float(row[j])))
         out.print(line)
     if len(shown) < a_QK.shape[1]:
-        out.print(
-            f"[dim]{len(shown)} of {a_QK.shape[1]} keys, those with the largest weights; narrow --key, or use "
-            "--format csv, for all[/]"
-        )
+        told_of = f"{len(shown)} of {a_QK.shape[1]} keys, those with the largest weights"
+        out.print(f"{told_of}; narrow --key, or use --format csv, for all", style="dim")
 
 
 def print_row(out: Console, row: Any, *, most: int = 8, others: str = "keys") -> None:
@@ -61,7 +59,7 @@ def print_row(out: Console, row: Any, *, most: int = 8, others: str = "keys") ->
         line.append(bar, style=_shade(weight))
         out.print(line)
     rest = float(a_K.sum() - a_K[heaviest].sum())
-    out.print(f"  [dim]       {len(a_K) - len(heaviest)} other {others}  {rest:6.3f}[/]")
+    out.print(f"         {len(a_K) - len(heaviest)} other {others}  {rest:6.3f}", style="dim")
 
 
 def _cell(weight: float) -> str:

@@ -6,11 +6,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from attlas.cli.capture import storage_option
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors, styled, table
+from attlas.cli.selection import storage_option
 from attlas.readable import human_bytes, human_count, index_runs
 
 __all__ = ["command"]
@@ -52,12 +51,12 @@ def _show(told: dict[str, Any]) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column()
-    grid.add_row("atlas", f"[bold]{told['store']}[/]  {human_bytes(told['bytes'])}, {told['schema']}")
+    grid.add_row("atlas", styled("[bold]{}[/]  {}, {}", told["store"], human_bytes(told["bytes"]), told["schema"]))
     grid.add_row(
         "model",
         f"{model['name']}  {model['model_class']}, {human_count(model['parameters'])} parameters, {model['dtype']}",
     )
-    grid.add_row("tier", f"{told['keep']}  [dim]{', '.join(told['factors'])}[/]")
+    grid.add_row("tier", styled("{}  [dim]{}[/]", told["keep"], ", ".join(told["factors"])))
     stored = dict.fromkeys(name for kind in told["kinds"].values() for name in kind["statistics"])
     if stored:
         grid.add_row("statistics", ", ".join(stored))
@@ -65,20 +64,18 @@ def _show(told: dict[str, Any]) -> None:
     for failed in told["failed"][:SHOWN_FAILURES]:
         first, count = failed["documents"][0], len(failed["documents"])
         names = repr(first) + (f" and {count - 1} more" if count > 1 else "")
-        grid.add_row("", f"[red]pack {failed['pack']} ({names}): {escape(failed['error'])}[/]")
+        grid.add_row("", styled("[red]pack {} ({}): {}[/]", failed["pack"], names, failed["error"]))
     grid.add_row("created", told["created"].partition(".")[0])
     if told["options"].get("queries"):
         seed = f", seed {told['options']['seed']}" if "random" in told["options"]["queries"] else ""
         grid.add_row("queries", f"only {told['options']['queries']}{seed}")
     out.print(grid)
     out.print()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("attention", "layers", "heads", "kv heads", "features", "dtype", "score"):
-        table.add_column(
-            name, justify="left" if name in {"attention", "layers", "heads", "dtype", "score"} else "right"
-        )
+    kinds = table(
+        "attention", "layers", "heads", "kv heads", "features", "dtype", "score", right=("kv heads", "features")
+    )
     for kind, row in told["kinds"].items():
-        table.add_row(
+        kinds.add_row(
             kind,
             index_runs(row["layers"]),
             index_runs(row["heads"]),
@@ -87,21 +84,19 @@ def _show(told: dict[str, Any]) -> None:
             row["dtype"] or "-",
             _rule(row),
         )
-    out.print(table)
+    out.print(kinds)
     out.print()
     axes = list(told["documents"][0]["tokens"]) if told["documents"] else []
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("document")
-    for axis in axes:
-        table.add_column("tokens" if axis == "text" else f"{axis} tokens", justify="right")
-    table.add_column("")
+    counts = ["tokens" if axis == "text" else f"{axis} tokens" for axis in axes]
+    documents = table("document", *counts, "", right=counts)
     for row in told["documents"][:SHOWN_DOCUMENTS]:
         notes = [f"cut from {n:,}" for n in row["truncated_from"].values() if n]
         notes += [row["state"]] if row["state"] != "committed" else []
-        table.add_row(row["id"], *(f"{row['tokens'][axis]:,}" for axis in axes), f"[yellow]{', '.join(notes)}[/]")
-    out.print(table)
+        sizes = (f"{row['tokens'][axis]:,}" for axis in axes)
+        documents.add_row(row["id"], *sizes, styled("[yellow]{}[/]", ", ".join(notes)))
+    out.print(documents)
     if len(told["documents"]) > SHOWN_DOCUMENTS:
-        out.print(f"[dim]and {len(told['documents']) - SHOWN_DOCUMENTS:,} more; --json lists all[/]")
+        out.print(styled("[dim]and {} more; --json lists all[/]", f"{len(told['documents']) - SHOWN_DOCUMENTS:,}"))
     if told["answers"]:
         _show_answers(out, told["answers"])
 
@@ -109,9 +104,7 @@ def _show(told: dict[str, Any]) -> None:
 def _show_answers(out: Console, answers: list[dict[str, Any]]) -> None:
     """The answers kept in the atlas, which the same question takes from there; the newest last."""
     out.print()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("kept answer", "of", "rows", "made"):
-        table.add_column(name)
+    kept = table("kept answer", "of", "rows", "made")
     for answer in answers[-SHOWN_ANSWERS:]:
         asked = answer["parameters"]
         parts = [
@@ -120,10 +113,10 @@ def _show_answers(out: Console, answers: list[dict[str, Any]]) -> None:
             if asked.get(name) is not None
         ]
         rows = "all" if asked.get("sample") is None else f"{asked['sample']:,} sampled, seed {asked['seed']}"
-        table.add_row(answer["name"], ", ".join([asked["kind"], *parts]), rows, answer["made"].partition(".")[0])
-    out.print(table)
+        kept.add_row(answer["name"], ", ".join([asked["kind"], *parts]), rows, answer["made"].partition(".")[0])
+    out.print(kept)
     if len(answers) > SHOWN_ANSWERS:
-        out.print(f"[dim]and {len(answers) - SHOWN_ANSWERS:,} older; --json lists all[/]")
+        out.print(styled("[dim]and {} older; --json lists all[/]", f"{len(answers) - SHOWN_ANSWERS:,}"))
 
 
 def _rule(row: dict[str, Any]) -> str:

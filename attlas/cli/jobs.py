@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from attlas.cli.capture import storage_option
-from attlas.cli.output import console
-from attlas.cli.selection import LAYERS
+from attlas.cli.output import console, spinner, styled
+from attlas.cli.selection import LAYERS, SAMPLE, SEED, WORD, WORKERS, storage_option
 from attlas.engine.passage.selection import Selection
 from attlas.progress import Progress as WorkProgress
 from attlas.progress import Report
@@ -25,33 +24,6 @@ __all__ = ["choices_of", "job_options", "job_progress", "notes", "print_plan", "
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Sample(click.ParamType[str]):
-    """`2000` rows, or `5%` of them."""
-
-    name = "rows"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value).strip()
-        if re.fullmatch(r"[1-9]\d*|\d+(\.\d+)?%", text):
-            return text
-        return self.fail(f"{text!r} is no number of rows: write 2000, or 5%", param, ctx)
-
-
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """`0.001,0.01` -> (0.001, 0.01)."""
-
-    name = "numbers"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            return self.fail(f"{value!r} is no list of numbers: write 0.001,0.01", param, ctx)
-
-
-NUMBERS = Numbers()
 KINDS = ("self", "encoder", "decoder", "cross")
 
 
@@ -63,15 +35,15 @@ def job_options(command: F) -> F:
             click.option("--document", "documents", multiple=True, help="One document, or again, more. [default: all]"),
             click.option("--layers", type=LAYERS, help="Layers, such as 0,4:8,-1. [default: all]"),
             click.option(
-                "--sample", type=Sample(),
+                "--sample", type=SAMPLE,
                 help="Query rows to look at, of each layer and head: 2000, or 5%. [default: all, exactly]",
             ),
-            click.option("--seed", type=int, default=0, show_default=True, help="Of the sample."),
+            click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sample."),
             click.option(
-                "--scheduler", default="threads", show_default=True, metavar="threads|ray|tcp://HOST:PORT",
+                "--scheduler", type=WORD, default="threads", show_default=True, metavar="threads|ray|tcp://HOST:PORT",
                 help="Where the job runs: here, on Ray (RAY_ADDRESS, or a private one), on a dask.distributed cluster.",
             ),
-            click.option("--workers", type=click.IntRange(1), help="Threads at work here. [default: one a core]"),
+            click.option("--workers", type=WORKERS, help="Threads at work here. [default: one a core]"),
             click.option("--explain", is_flag=True, help="Print what would be read, and the memory, and stop."),
             click.option("--save/--no-save", default=True, show_default=True, help="Keep the answer in the atlas."),
             click.option(
@@ -85,7 +57,6 @@ def job_options(command: F) -> F:
 
 
 def choices_of(
-    atlas: Any,
     *,
     kind: str | None,
     documents: tuple[str, ...],
@@ -93,15 +64,9 @@ def choices_of(
     sample: str | None,
     seed: int,
 ) -> dict[str, Any]:
-    """The options as `attlas.analysis` takes them; a share of the rows becomes their number."""
-    from attlas.jobs.corpus import find_corpus
-
-    count = None if sample is None or sample.endswith("%") else int(sample)
-    if sample is not None and sample.endswith("%"):
-        rows = find_corpus(atlas, kind=kind, documents=documents or None, layers=layers).rows
-        count = max(4, round(float(sample[:-1]) / 100 * rows))
+    """The options as `attlas.analysis` takes them."""
     return {
-        "kind": kind, "documents": documents or None, "layers": layers, "sample": count, "seed": seed,
+        "kind": kind, "documents": documents or None, "layers": layers, "sample": sample, "seed": seed,
     }  # fmt: skip
 
 
@@ -110,7 +75,7 @@ def job_progress(title: str, *, shown: bool = True) -> Iterator[Report]:
     """A bar of blocks on a terminal, on stderr; nothing in a pipe."""
     screen = console(stderr=True)
     with Progress(
-        SpinnerColumn(), TextColumn(title), BarColumn(bar_width=None), TextColumn("{task.description}"),
+        spinner(screen), TextColumn(title), BarColumn(bar_width=None), TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         console=screen, transient=True, disable=not (shown and screen.is_terminal),
     ) as bar:  # fmt: skip
@@ -131,13 +96,13 @@ def print_plan(plan: Any, store: str) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    table.add_row("atlas", f"[bold]{store}[/]  {plan.kind} attention")
+    table.add_row("atlas", styled("[bold]{}[/]  {} attention", store, plan.kind))
     table.add_row("of", f"{plan.layers} layers x {plan.heads} heads, {_counted(plan.documents, 'document')}")
     share = "all, exactly" if plan.rows == plan.of_rows else f"{plan.rows / plan.of_rows:.1%}, sampled"
     table.add_row("query rows", f"{plan.rows:,} of {plan.of_rows:,} ({share}) of each layer and head")
     table.add_row("from", plan.source)
     if plan.kept:
-        table.add_row("", "[green]the answer is kept in the atlas: nothing is computed[/]")
+        table.add_row("", styled("[green]the answer is kept in the atlas: nothing is computed[/]"))
     else:
         table.add_row("blocks", f"{plan.blocks:,}, each one kernel call on one layer's heads")
         if plan.read_bytes:
@@ -149,16 +114,18 @@ def print_plan(plan: Any, store: str) -> None:
     out.print(table)
 
 
-def summary_line(store: str, result: Any, seconds: float) -> str:
+def summary_line(store: str, result: Any, seconds: float) -> Text:
     """What the answer is of, on one line."""
     attributes = result.attrs
     rows = f"all {attributes['rows']:,} query rows, exactly"
     if attributes["exact"] != "yes":
         rows = f"{attributes['rows_used']:,} of {attributes['rows']:,} query rows, sampled"
     how = "kept from before" if attributes.get("reused") else f"{seconds:.1f} s"
-    return (
-        f"[bold]{store}[/]\n{attributes['kind']} attention, {result.sizes['layer']} layers x {result.sizes['head']} "
-        f"heads, {_counted(attributes['documents'], 'document')}\n[dim]{rows}, from {attributes['source']}, {how}[/]"
+    heads = f"{result.sizes['layer']} layers x {result.sizes['head']} heads"
+    return styled(
+        "[bold]{}[/]\n{} attention, {}, {}\n[dim]{}, from {}, {}[/]",
+        *(store, attributes["kind"], heads, _counted(attributes["documents"], "document")),
+        *(rows, attributes["source"], how),
     )
 
 

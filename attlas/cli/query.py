@@ -11,10 +11,9 @@ from typing import Any
 import click
 import numpy as np
 
-from attlas.cli.capture import storage_option
 from attlas.cli.heatmap import print_tile
 from attlas.cli.output import console, print_json, reports_errors
-from attlas.cli.selection import INDICES
+from attlas.cli.selection import INDICES, OUTPUT, storage_option
 
 __all__ = ["command"]
 
@@ -30,9 +29,7 @@ __all__ = ["command"]
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "json", "npy"]), default="table", show_default=True
 )
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write instead of stdout."
-)
+@click.option("-o", "--output", type=OUTPUT, help="File to write instead of stdout.")
 @click.option(
     "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
 )

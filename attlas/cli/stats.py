@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.console import RenderableType
 from rich.table import Table
 
-from attlas.cli.jobs import NUMBERS, choices_of, job_options, job_progress, notes, print_plan, summary_line
-from attlas.cli.output import console, reports_errors
+from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
+from attlas.cli.output import console, print_json_text, reports_errors, styled
+from attlas.cli.selection import FIGURE, NUMBERS, TABLE, WORD
 from attlas.engine.passage.selection import Selection
 from attlas.errors import InputError
 
@@ -23,7 +25,7 @@ ROWS = {"layer": ("layer", "head"), "head": ("layer", "head"), "document": ("doc
 
 @click.command("stats")
 @click.argument("store")
-@click.option("--statistic", "names", multiple=True, help="One of them; may be given again. [default: all]")
+@click.option("--statistic", "names", multiple=True, type=WORD, help="One of them; may be given again. [default: all]")
 @click.option(
     "--by", type=click.Choice(["summary", "layer", "head", "document"]), default="summary", show_default=True,
     help="Rows of the table: one a statistic, a layer, a head, or a document.",
@@ -31,12 +33,10 @@ ROWS = {"layer": ("layer", "head"), "head": ("layer", "head"), "document": ("doc
 @click.option("--thresholds", type=NUMBERS, help="Weights for sparsity. [default: 0.0001,0.001,0.01]")
 @click.option("--levels", type=NUMBERS, help="Shares for weight_quantile. [default: 0.5,0.9,0.99]")
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+    "-o", "--output", type=TABLE,
     help="Write a row for each head (of each document, with --by document): .csv, .json or .parquet.",
 )  # fmt: skip
-@click.option(
-    "--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw layer means as .png, .pdf or .svg."
-)
+@click.option("--figure", type=FIGURE, help="Draw layer means as .png, .pdf or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print a row for each head as JSON.")
 @job_options
 @reports_errors
@@ -72,7 +72,7 @@ def command(
     from attlas import analysis
 
     atlas = attlas.open_atlas(store, storage_options=storage_options)
-    choices = choices_of(atlas, kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
+    choices = choices_of(kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
     choices |= {} if thresholds is None else {"thresholds": thresholds}
     choices |= {} if levels is None else {"levels": levels}
     if explain:
@@ -97,17 +97,17 @@ def command(
         from attlas.analysis.tables import json_text, plain_attributes
 
         description = {"attributes": plain_attributes(answer.attrs)}
-        click.echo(json_text(description, analysis.to_frame(answer, dims)))
+        print_json_text(json_text(description, analysis.to_frame(answer, dims)))
         return
     out = console()
     out.print(summary_line(store, answer, seconds))
     out.print()
     out.print({"summary": _summary, "layer": _layers, "head": _heads, "document": _documents}[by](answer))
     for note in notes(answer):
-        out.print(f"[dim]{note}[/]")
+        out.print(styled("[dim]{}[/]", note))
     for path in (output, figure):
         if path is not None:
-            out.print(f"[dim]written to {path}[/]")
+            out.print(styled("[dim]written to {}[/]", path))
 
 
 def _summary(answer: Any) -> Table:
@@ -126,8 +126,8 @@ def _summary(answer: Any) -> Table:
         table.add_column(end, justify="right")
         table.add_column("layer, head", style="dim")
     for summary in summaries:
-        units = "" if summary.units == "1" else f"[dim]{summary.units}[/]"
-        cells = [summary.title, number(summary.mean), units]
+        units = styled("[dim]{}[/]", "" if summary.units == "1" else summary.units)
+        cells: list[RenderableType] = [summary.title, number(summary.mean), units]
         if errors:
             cells.append("" if summary.error is None else number(summary.error))
         for extreme in (summary.lowest, summary.highest):

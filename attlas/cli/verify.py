@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import click
-from rich.table import Table
 
-from attlas.cli.capture import storage_option
-from attlas.cli.output import console, print_json, reports_errors
+from attlas.cli.output import console, print_json, reports_errors, styled, table
+from attlas.cli.selection import COUNT, SEED, storage_option
 
 __all__ = ["command"]
 
 
 @click.command("verify")
 @click.argument("store")
-@click.option("--rows", default=64, show_default=True, help="Rows sampled of each kind, layer and pack.")
-@click.option("--seed", type=int, help="Of the sample. [default: another each time, which is told]")
+@click.option("--rows", type=COUNT, default=64, show_default=True, help="Rows sampled of each kind, layer and pack.")
+@click.option("--seed", type=SEED, help="Of the sample. [default: another each time, which is told]")
 @click.option(
     "--storage-option", "storage_options", multiple=True, callback=storage_option, help="key=value for a URL."
 )
@@ -44,14 +43,15 @@ def command(store: str, rows: int, seed: int | None, storage_options: dict[str, 
         print_json({"store": store, "passed": report.passed, "seed": report.seed, "checks": checks})
     else:
         out = console()
-        table = Table.grid(padding=(0, 2))
+        found = table("", "", "", header=False)
         for check in report.checks:
-            table.add_row("[green]ok[/]" if check.passed else "[red]WRONG[/]", check.name, f"[dim]{check.examined}[/]")
-        out.print(table)
-        out.print(f"[dim]rows drawn with --seed {report.seed}[/]")
+            verdict = styled("[green]ok[/]" if check.passed else "[red]WRONG[/]")
+            found.add_row(verdict, check.name, styled("[dim]{}[/]", check.examined))
+        out.print(found)
+        out.print(styled("[dim]rows drawn with --seed {}[/]", report.seed))
         for note in (note for check in report.checks for note in check.notes):
-            out.print(f"[dim]note: {note}[/]")
+            out.print(styled("[dim]note: {}[/]", note))
         for problem in report.problems:
-            out.print(f"[red]-[/] {problem}")
+            out.print(styled("[red]-[/] {}", problem))
     if not report.passed:
         raise SystemExit(1)

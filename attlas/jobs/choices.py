@@ -8,7 +8,7 @@ from typing import Any
 from attlas.engine.passage.selection import Selection, parse_selection
 from attlas.errors import InputError
 from attlas.jobs.corpus import Corpus, find_corpus
-from attlas.parse import is_integer, parse_count, parse_names, parse_share, refuse
+from attlas.parse import parse_names, parse_sample, parse_seed, parse_share
 from attlas.storage import Atlas
 
 __all__ = ["Choices", "parse_choices"]
@@ -31,11 +31,7 @@ class Choices:
 
     def __post_init__(self) -> None:
         parse_share(self.confidence, "confidence")
-        parse_count(self.seed, "seed", least=0)
-        if is_integer(self.sample) and self.sample is not None and self.sample < 4:
-            raise InputError(f"a sample of {self.sample} rows tells nothing of its error: take 4 or more")
-        if self.sample is not None and not is_integer(self.sample):
-            raise refuse(self.sample, "sample", "give a number of rows, 4 or more, or leave it out for all")
+        parse_seed(self.seed)
 
     def corpus(self, atlas: Atlas) -> Corpus:
         """The rows chosen; raises InputError where one is not there."""
@@ -52,8 +48,11 @@ class Choices:
         return chosen | ({} if self.sample is None else {"seed": self.seed, "confidence": self.confidence})
 
 
-def parse_choices(given: dict[str, Any], *, beside: tuple[str, ...] = ()) -> Choices:
-    """Choices from keywords; raises InputError for a name that is neither one of them nor `beside` them."""
+def parse_choices(atlas: Atlas, given: dict[str, Any], *, beside: tuple[str, ...] = ()) -> Choices:
+    """Choices from keywords; raises InputError for a name that is neither one of them nor `beside` them.
+
+    documents: one name or several. layers: as `parse_selection` reads them. sample: as `parse_sample` does.
+    """
     known = Choices.__dataclass_fields__
     unknown = next((name for name in given if name not in known), None)
     if unknown is not None:
@@ -63,4 +62,12 @@ def parse_choices(given: dict[str, Any], *, beside: tuple[str, ...] = ()) -> Cho
         chosen["documents"] = parse_names(chosen["documents"], "documents")
     if chosen.get("layers") is not None:
         chosen["layers"] = parse_selection(chosen["layers"], "layers", random=False)
+    chosen["seed"] = parse_seed(chosen.get("seed", 0))
+
+    def rows() -> int:
+        return find_corpus(
+            atlas, kind=chosen.get("kind"), documents=chosen.get("documents"), layers=chosen.get("layers")
+        ).rows
+
+    chosen["sample"] = parse_sample(chosen.get("sample"), "sample", rows)
     return Choices(**chosen)

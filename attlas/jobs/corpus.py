@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from attlas.engine.model.layout import KINDS
 from attlas.engine.passage.selection import Selection
 from attlas.errors import InputError
-from attlas.parse import parse_instance, shown
 from attlas.storage import Atlas
 from attlas.storage.schema import axis_prefix
 
@@ -82,11 +81,7 @@ def find_corpus(
     layers: Selection | None = None,
 ) -> Corpus:
     """The committed documents, or the named ones, and the chosen layers; raises InputError where one is not there."""
-    atlas = parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
-    kind = atlas.kinds[0] if kind is None else kind
-    if not isinstance(kind, str) or kind not in atlas.kinds:
-        named = kind if isinstance(kind, str) else shown(kind)
-        raise InputError(f"{atlas.name} has no {named} attention: it has {', '.join(atlas.kinds)}")
+    kind = atlas.parse_kind(kind)
     committed = list(atlas)
     if not committed:
         raise InputError(f"{atlas.name} has no committed document: finish the capture with --resume")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attlas.jobs.reduction import Explanation, Job, explain_job
-from attlas.parse import parse_choice, parse_count
-from attlas.storage import Atlas
+from attlas.jobs.reduction import Execution, Explanation, Job, explain_job
+from attlas.parse import parse_choice
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 
 __all__ = ["QUESTIONS", "explain", "question"]
 
@@ -28,7 +29,7 @@ def question(name: str) -> Callable[[Planner], Planner]:
 
 
 def explain(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     question: str = "statistics",
     *,
     workers: int | None = None,
@@ -44,7 +45,7 @@ def explain(
     question: its name. workers, scheduler, choices: as of the question's function.
     Raises InputError where there is no such question or choice.
     """
-    if workers is not None:
-        parse_count(workers, "workers")
+    atlas = parse_atlas(atlas)
+    execution = Execution(scheduler=scheduler, workers=workers)
     planner = QUESTIONS[parse_choice(question, "question", tuple(QUESTIONS))]
-    return explain_job(atlas, planner(atlas, **choices), scheduler=scheduler, workers=workers)
+    return explain_job(atlas, planner(atlas, **choices), scheduler=execution.scheduler, workers=execution.workers)

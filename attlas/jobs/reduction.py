@@ -18,7 +18,7 @@ from attlas.jobs.blocks import Block, Plan
 from attlas.jobs.load import Source, source_of
 from attlas.jobs.results import find_result, keep_result
 from attlas.jobs.schedule import check_scheduler, run_groups, workers_of
-from attlas.parse import parse_callback, parse_count, parse_flag
+from attlas.parse import parse_callback, parse_flag, parse_word, parse_workers
 from attlas.progress import Report
 from attlas.storage import Atlas
 
@@ -61,8 +61,9 @@ class Execution:
     progress: Report | None = None
 
     def __post_init__(self) -> None:
+        parse_word(self.scheduler, "scheduler", "choose threads, ray, or an address like tcp://host:8786")
         if self.workers is not None:
-            parse_count(self.workers, "workers")
+            object.__setattr__(self, "workers", parse_workers(self.workers))
         parse_flag(self.save, "save")
         parse_callback(self.progress, "progress")
 

@@ -27,8 +27,8 @@ from zarr.core.sync import sync
 import attlas
 from attlas.errors import CorruptAtlasError, first_line
 from attlas.jobs.kept_files import CheckedStore, NotingStore, is_signed, signed
-from attlas.parse import parse_instance
-from attlas.storage import Atlas
+from attlas.storage import Atlas, parse_atlas
+from attlas.storage.stores import Where
 
 __all__ = ["REVISION", "STALE", "find_result", "keep_result", "saved_results"]
 
@@ -103,7 +103,7 @@ def keep_result(atlas: Atlas, question: str, parameters: Mapping[str, Any], resu
     return result.assign_attrs(kept=place)
 
 
-def saved_results(atlas: Atlas) -> dict[str, dict[str, Any]]:
+def saved_results(atlas: Atlas | Where) -> dict[str, dict[str, Any]]:
     """path -> question, parameters and time of every answer that the atlas keeps, in the order they were made in.
 
     >>> found = attlas.analysis.statistics(atlas, names=["entropy"])
@@ -114,7 +114,7 @@ def saved_results(atlas: Atlas) -> dict[str, dict[str, Any]]:
     Raises InputError for what is no atlas.
     `xr.open_zarr(store, group=path, consolidated=False)` opens one.
     """
-    store = parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns").root.store
+    store = parse_atlas(atlas).root.store
     kept = {}
     for name in _listed(store):
         published = _published(store, f"{FOLDER}/{name}") if QUESTION.fullmatch(name) else None

@@ -66,11 +66,11 @@ OFFERS: dict[str, Offer] = {}
 """question -> its part; filled by the analyses when they are imported."""
 
 
-def parse_survey(given: dict[str, Any]) -> tuple[Choices, SurveyOptions]:
+def parse_survey(atlas: Atlas, given: dict[str, Any]) -> tuple[Choices, SurveyOptions]:
     """Choices and options from keywords; raises InputError."""
     names = ("thresholds", "levels")
     options = {name: parse_numbers(given[name], name) for name in names if given.get(name) is not None}
-    choices = parse_choices({name: value for name, value in given.items() if name not in names}, beside=names)
+    choices = parse_choices(atlas, {name: value for name, value in given.items() if name not in names}, beside=names)
     return choices, SurveyOptions(**options)
 
 

@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import dendrogram
 
 from attlas.errors import InputError
 from attlas.plots.given import parse_answer
-from attlas.plots.style import INK, SEQUENTIAL, new_figure, styled, title
+from attlas.plots.style import INK, SEQUENTIAL, apart, new_figure, styled, title
 
 __all__ = ["diversity_matrix", "head_plane"]
 
@@ -91,7 +91,7 @@ def head_plane(answer: xr.Dataset) -> Figure:
                 marker=shapes[(int(cluster) - 1) % len(shapes)], edgecolors="white", linewidths=0.5,
                 label=f"cluster {cluster} ({int(some.sum())})",
             )  # fmt: skip
-        for i in _to_label(place):
+        for i in apart(place, np.argsort(-np.hypot(*(place - place.mean(axis=0)).T)).tolist(), most=LABELLED):
             text = f"{layers[i]}.{answer.member_head.values[i]}"
             panel.annotate(text, place[i], xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=INK)
         panel.set_aspect("equal", adjustable="datalim")
@@ -105,19 +105,6 @@ def head_plane(answer: xr.Dataset) -> Figure:
         figure.colorbar(mpl.cm.ScalarMappable(scale, SEQUENTIAL), ax=panel, label="layer", shrink=0.7, ticks=WHOLE)
         title(figure, answer, "A map of heads: near ones attend alike", rows=_rows(answer))
     return figure
-
-
-def _to_label(place: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> list[int]:
-    """Of many points, those whose labels lie over no other label: the farthest out first."""
-    order = np.argsort(-np.hypot(*(place - place.mean(axis=0)).T))
-    room = np.ptp(place, axis=0) * (0.035, 0.022)
-    taken: list[int] = []
-    for i in order:
-        if all((np.abs(place[i] - place[j]) > room).any() for j in taken):
-            taken.append(int(i))
-        if len(taken) == LABELLED:
-            break
-    return taken
 
 
 def _rows(answer: xr.Dataset) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,25 +14,35 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attlas.errors import InputError
-from attlas.parse import parse_instance, refuse
+from attlas.parse import FIGURE_ENDINGS, parse_instance, parse_output
 
 __all__ = [
+    "DIVERGING",
     "INK",
+    "MASKED",
+    "OKABE",
+    "PALE",
     "SEQUENTIAL",
-    "check_ending",
+    "apart",
     "grid_of",
+    "heading",
     "label_axis",
     "new_figure",
     "readable",
     "save",
     "styled",
+    "subject",
     "title",
+    "what",
 ]
 
 INK, PALE, SEQUENTIAL = "#22303c", "#8a97a3", "viridis"
-ENDINGS = (".png", ".pdf", ".svg")
+DIVERGING, MASKED = "PuOr", "#e4e7ea"
+OKABE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
+"""Colours that all eyes tell apart (Okabe and Ito 2008)."""
 DOTS = 150
+LETTERS = 12
+"""Letters of a title in an inch."""
 
 STYLE: dict[str, Any] = {
     "font.size": 9, "font.family": "sans-serif", "axes.edgecolor": PALE, "axes.labelcolor": INK,
@@ -55,26 +66,21 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure to a file: .png, .pdf or .svg, by its ending.
+def save(figure: Any, path: str | Path) -> None:
+    """Write a figure to a file: .png, .pdf or .svg, by its ending; one in space to .html, which opens offline.
 
     >>> figure = attlas.plots.head_map(attlas.analysis.statistics(atlas).entropy)
     >>> attlas.plots.save(figure, "entropy.png")
 
-    path: of the file. Raises InputError at any other ending.
+    figure: what a function of attlas.plots returned. path: of the file. Raises InputError at any other ending.
     """
+    if hasattr(figure, "write_html"):  # plotly's, which need not be installed
+        figure.write_html(parse_output(path, "path", (".html",)), include_plotlyjs=True)
+        return
     figure = parse_instance(figure, "figure", Figure, "give what a function of attlas.plots returned")
-    if not isinstance(path, str | Path):
-        raise refuse(path, "path", "give a file's name, such as heads.png")
-    check_ending(Path(path))
+    path = parse_output(path, "path", FIGURE_ENDINGS)
     with styled():
         figure.savefig(path, dpi=DOTS)
-
-
-def check_ending(path: Path) -> None:
-    """Raise InputError where no figure can be written to a file of this name."""
-    if path.suffix not in ENDINGS:
-        raise InputError(f"{path.name}: a figure is written to a file that ends in {', '.join(ENDINGS)}")
 
 
 def label_axis(axis: Any, labels: Sequence[Any] | NDArray[Any], *, room: int) -> None:
@@ -110,3 +116,44 @@ def title(figure: Figure, dataset: Any, what: str, *, rows: str | None = None) -
         f"{what}\n{model}, {attributes.get('kind', 'self')} attention, {count:,} document{'s'[: count != 1]}, {rows}",
         x=0.01, ha="left", fontsize=10, color=INK,
     )  # fmt: skip
+
+
+def subject(weights: Any, *more: str | None) -> str:
+    """Which model and document some weights are of, and what else is told, in one line."""
+    attributes = weights.attrs
+    model = Path(str(attributes.get("model") or "")).name
+    kind = attributes.get("kind")
+    parts = [model, attributes.get("document_id"), f"{kind} attention" if kind else None]
+    named = [readable(str(part), 60) for part in parts if part]
+    return ", ".join([*named, *(part for part in more if part)])
+
+
+def heading(figure: Figure, what: str, where: str) -> Any:
+    """A title: what is shown, and of what; lines are broken where the figure ends."""
+    wide = int(figure.get_size_inches()[0] * LETTERS)
+    lines = [part for line in (what, where) for part in textwrap.wrap(line, wide)]
+    return figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10, color=INK)
+
+
+def what(weights: Any) -> str:
+    """Which layer and head some weights are of; their own title where they have one."""
+    attributes = weights.attrs
+    if "title" in attributes:
+        return str(attributes["title"])
+    layer = attributes.get("layer", weights.coords["layer"].values if "layer" in weights.coords else None)
+    head = attributes.get("head", weights.coords["head"].values if "head" in weights.coords else None)
+    if layer is None or np.ndim(layer):
+        return str(attributes.get("long_name", "Attention"))
+    return f"Layer {layer}, " + ("mean over heads" if head in (None, "mean") else f"head {head}")
+
+
+def apart(place: NDArray[np.float64], order: Sequence[int], *, most: int) -> list[int]:
+    """Of many points on a plane, those whose labels lie over no other label, chosen in this order."""
+    room = np.ptp(place, axis=0) * (0.035, 0.022)
+    taken: list[int] = []
+    for i in order:
+        if all((np.abs(place[i] - place[j]) > room).any() for j in taken):
+            taken.append(int(i))
+        if len(taken) == most:
+            break
+    return taken

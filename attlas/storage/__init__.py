@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas as Atlas
     from attlas.storage.atlas import open_atlas as open_atlas
+    from attlas.storage.atlas import parse_atlas as parse_atlas
     from attlas.storage.operator import AttentionOperator as AttentionOperator
     from attlas.storage.pack_writer import PackWriter as PackWriter
     from attlas.storage.stores import store_bytes as store_bytes
@@ -31,6 +32,7 @@ _HOMES = {
     "PackWriter": "pack_writer",
     "VerifyReport": "verification",
     "open_atlas": "atlas",
+    "parse_atlas": "atlas",
     "store_bytes": "stores",
     "stored_spans": "writer",
     "verify": "verification",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 
 from attlas.engine.model.layout import KINDS
 from attlas.engine.passage.selection import describe_indices
 from attlas.errors import DocumentMissingError, InputError
-from attlas.parse import is_integer, shown
+from attlas.parse import is_integer, refuse, shown
 from attlas.storage import schema
 from attlas.storage.commits import COMMITTED, FAILED, Records, read_states
 from attlas.storage.digests import read_columns
@@ -28,7 +30,7 @@ if TYPE_CHECKING:  # loaded when weights are asked for: what an atlas holds can 
     from attlas.storage.operator import AttentionOperator
     from attlas.storage.zarr_shard_reader import ZarrShardReaders
 
-__all__ = ["Atlas", "open_atlas"]
+__all__ = ["Atlas", "open_atlas", "parse_atlas"]
 
 
 def open_atlas(where: Where, *, storage_options: Mapping[str, Any] | None = None) -> Atlas:
@@ -41,6 +43,15 @@ def open_atlas(where: Where, *, storage_options: Mapping[str, Any] | None = None
     for a URL. Raises StoreMissingError where there is no atlas, CorruptAtlasError where it contradicts itself.
     """
     return Atlas(open_root(where, storage_options=storage_options), store_name(where))
+
+
+def parse_atlas(given: Atlas | Where) -> Atlas:
+    """An atlas, or where one lies, which is then opened; raises InputError, StoreMissingError."""
+    if isinstance(given, Atlas):
+        return given
+    if not isinstance(given, str | Path | Store) or given == "":
+        raise refuse(given, "atlas", "give what attlas.open_atlas returns, or where an atlas lies")
+    return open_atlas(given)
 
 
 class Atlas(Mapping[str, xr.Dataset]):
@@ -123,6 +134,8 @@ class Atlas(Mapping[str, xr.Dataset]):
 
     def column(self, path: str) -> NDArray[Any]:
         """A small array of the store by its path, such as "self/layer", read once for as long as the atlas is open."""
+        if not isinstance(path, str) or not all(part.strip(".") for part in path.split("/")):
+            raise refuse(path, "path", "give the path of an array of the store, such as self/layer")
         if path not in self._columns:
             self._columns |= read_columns(self.root, {path: ...})
         return self._columns[path]
@@ -147,7 +160,7 @@ class Atlas(Mapping[str, xr.Dataset]):
         return Records(self.root).digest(self._committed)
 
     def layers(self, kind: str) -> tuple[int, ...]:
-        return tuple(int(i) for i in self.column(f"{kind}/layer"))
+        return tuple(int(i) for i in self.column(f"{self.parse_kind(kind)}/layer"))
 
     def __iter__(self) -> Iterator[str]:
         return (document for i, document in enumerate(self._ids) if self._committed[self._pack[i]])
@@ -173,8 +186,15 @@ class Atlas(Mapping[str, xr.Dataset]):
         """
         from attlas.storage.page import make_attention
 
-        self._check_kind(kind)
-        return make_attention(self, document, self._committed_index(document), kind)
+        return make_attention(self, document, self._committed_index(document), self.parse_kind(kind))
+
+    def parse_kind(self, kind: str | None) -> str:
+        """One of the kinds, the first for None; raises InputError."""
+        kind = self.kinds[0] if kind is None else kind
+        if not isinstance(kind, str) or kind not in self.kinds:
+            named = kind if isinstance(kind, str) else shown(kind)
+            raise InputError(f"{self.name} has no {named} attention: it has {', '.join(self.kinds)}")
+        return kind
 
     def operator(self, document: str, layer: int, kind: str = "self") -> AttentionOperator:
         """One layer's attention of one document as a linear map: A @ X and A.T @ X at any length, never forming A.
@@ -188,8 +208,7 @@ class Atlas(Mapping[str, xr.Dataset]):
         """
         from attlas.storage.operator import make_operator
 
-        self._check_kind(kind)
-        return make_operator(self, document, self._committed_index(document), kind, layer)
+        return make_operator(self, document, self._committed_index(document), self.parse_kind(kind), layer)
 
     def key_intervals(self, document: str, layer: int, kind: str = "self") -> xr.Dataset:
         """The keys that each query of a document may see in a layer: from key_start to before key_stop (query).
@@ -200,7 +219,7 @@ class Atlas(Mapping[str, xr.Dataset]):
         layer: the model's index. A causal model's query sees up to itself; what is masked within an interval is so by
         its score. Raises DocumentMissingError, and InputError where the kind or the layer is not there.
         """
-        self._check_kind(kind)
+        kind = self.parse_kind(kind)
         layers = self.layers(kind)
         if not is_integer(layer) or layer not in layers:
             raise InputError(f"there is no layer {shown(layer)}: the atlas has {describe_indices(layers)}")
@@ -212,15 +231,10 @@ class Atlas(Mapping[str, xr.Dataset]):
             {"query": rows.position_Q},
         )
 
-    def _check_kind(self, kind: str) -> None:
-        if not isinstance(kind, str) or kind not in self.kinds:
-            named = kind if isinstance(kind, str) else shown(kind)
-            raise InputError(f"{self.name} has no {named} attention: it has {', '.join(self.kinds)}")
-
     def _committed_index(self, document: str) -> int:
         """The number of a committed document; raises DocumentMissingError."""
         if not isinstance(document, str) or document not in self._index:
-            near = difflib.get_close_matches(str(document), self._ids, n=1)
+            near = difflib.get_close_matches(document, self._ids, n=1) if isinstance(document, str) else []
             hint = f"did you mean {near[0]!r}?" if near else f"it holds {_some(self._ids)}"
             named = repr(document) if isinstance(document, str) else shown(document)
             raise DocumentMissingError(f"{self.name} has no document {named}: {hint}")

@@ -5,7 +5,6 @@ A damaged chunk may say of itself that it has gigabytes, or billions of texts: i
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import google_crc32c
@@ -16,6 +15,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, VLenUTF8Codec
 from zarr.core.buffer import default_buffer_prototype
 
 from attlas.errors import CorruptAtlasError, first_line
+from attlas.storage.together import together
 
 __all__ = ["read_chunks", "takes_chunks"]
 
@@ -54,7 +54,7 @@ async def read_chunks(path: str, array: Any, first: int, stop: int) -> NDArray[A
                 f"{path} cannot be read ({first_line(error)}): it is damaged; see attlas verify, and capture it again"
             ) from error
 
-    return np.concatenate(await asyncio.gather(*(one(number) for number in range(first, stop))))
+    return np.concatenate(await together(one(number) for number in range(first, stop)))
 
 
 def _is_text(array: Any) -> bool:

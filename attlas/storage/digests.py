@@ -6,7 +6,6 @@ that is gone, for which zarr gives the fill value, are then errors and never num
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from zarr.storage import StorePath
 
 from attlas.errors import CorruptAtlasError, first_line
 from attlas.storage.column_chunks import read_chunks, takes_chunks
+from attlas.storage.together import together
 
 __all__ = ["ROOT", "checked", "column_digests", "digest_of", "read_columns", "read_parts", "read_root", "with_digest"]
 
@@ -100,7 +100,7 @@ def read_parts(root: zarr.Group, parts: Mapping[str, tuple[str, Any]]) -> dict[s
         return values[begin - low : stop - low]
 
     async def every() -> list[NDArray[Any]]:
-        return await asyncio.gather(*(one(path, part) for path, part in parts.values()))
+        return await together(one(path, part) for path, part in parts.values())
 
     return dict(zip(parts, sync(every()), strict=True))
 

@@ -54,9 +54,8 @@ def make_attention(atlas: Atlas, document: str, index: int, kind: str) -> xr.Dat
     """The weights of one document and kind, see `Atlas.attention`."""
     check_weights(atlas.keep, "attention", document)
     rows, (query_tokens, key_tokens) = atlas.rows(kind, index), _tokens(atlas, kind, index)
-    attributes = {"document_id": document, "kind": kind}
     variable = _attention(rows, "")
-    variable.attrs |= attributes
+    variable.attrs |= _subject(atlas, document, kind)
     coordinates = _coordinates(atlas, rows, query_tokens, key_tokens, "")
     return xr.Dataset({"attention": variable}, coordinates)["attention"]
 
@@ -74,6 +73,7 @@ def make_page(atlas: Atlas, document: str, index: int) -> Page:
         names.append(f"{prefix}attention")
         if atlas.tier.weights:
             variables[f"{prefix}attention"] = _attention(rows, prefix)
+            variables[f"{prefix}attention"].attrs |= _subject(atlas, document, kind)
         lse = FACTORS["log_sum_exp"]
         variables[f"{prefix}log_sum_exp"] = _rows(LazyRows(rows, lse.name), lse.long_name, lse.units, prefix)
         for name, array in _statistics(atlas, rows, query_tokens, key_tokens):
@@ -89,6 +89,10 @@ def make_page(atlas: Atlas, document: str, index: int) -> Page:
             "attention_names": " ".join(names),  # netCDF has no attributes of several strings
         },
     )
+
+
+def _subject(atlas: Atlas, document: str, kind: str) -> dict[str, str]:
+    return {"document_id": document, "kind": kind, "model": str(atlas.model.get("name"))}
 
 
 def check_weights(keep: str, name: str, document: str) -> None:

@@ -12,7 +12,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from attlas.errors import CorruptAtlasError, InputError, StoreMissingError
-from attlas.parse import parse_mapping, refuse
+from attlas.parse import parse_mapping, parse_path, refuse
 from attlas.storage.declared_sizes import check_declared_sizes
 from attlas.storage.digests import read_root
 from attlas.storage.occupant import look
@@ -20,6 +20,7 @@ from attlas.storage.schema import VERSION
 
 __all__ = [
     "Where",
+    "make_folder",
     "open_root",
     "open_store",
     "store_bytes",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 Where = str | Path | Store
+WHAT_A_STORE_IS = "give a folder, a URL, memory://name, or a zarr store"
 
 _MEMORY: dict[str, MemoryStore] = {}
 
@@ -39,22 +41,37 @@ def open_store(where: Where, *, storage_options: Mapping[str, Any] | None = None
     """
     if isinstance(where, Store):
         return where
-    if not isinstance(where, str | Path) or not str(where):
-        raise refuse(where, "the store", "give a folder, a URL, memory://name, or a zarr store")
+    if not isinstance(where, str | Path) or not str(where).strip():
+        raise refuse(where, "the store", WHAT_A_STORE_IS)
     parse_mapping(storage_options, "storage_options")
     text = str(where)
     if text.startswith("memory://"):
         return _MEMORY.setdefault(text.removeprefix("memory://"), MemoryStore())
     text = text.removeprefix("file://")  # LocalStore puts files whole, which fsspec's does not
     if "://" in text:
+        if not text.partition("://")[2].strip("/"):  # the file systems of fsspec say so in many ways, some on stderr
+            raise refuse(text, "the store", f"it says no place, {WHAT_A_STORE_IS}")
         try:
             # cached listings would show what another process, or this one, has changed since
             return FsspecStore.from_url(text, storage_options={"use_listings_cache": False, **(storage_options or {})})
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, TypeError) as error:  # TypeError: a URL without what its protocol needs
             raise InputError(f"cannot open {text}: {error} -- for s3:// install attlas[s3]") from error
+    path = parse_path(text, "the store", WHAT_A_STORE_IS)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise refuse(text, "the store", f"it is a device, {WHAT_A_STORE_IS}")
     if storage_options:
         raise InputError(f"storage options are for URLs, and {text} is a local folder: leave them out")
     return LocalStore(text)
+
+
+def make_folder(store: Store) -> None:
+    """Make the folder of a store on a local disk; raises InputError where that cannot be."""
+    if isinstance(store, LocalStore):
+        try:
+            Path(store.root).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"it cannot be made ({error.strerror}): choose a folder that can be written to"
+            raise refuse(str(store.root), "the store", why) from error
 
 
 def store_name(where: Where) -> str:

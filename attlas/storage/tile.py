@@ -17,12 +17,13 @@ from attlas.parse import is_integer, refuse
 
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas
+    from attlas.storage.stores import Where
 
 __all__ = ["choose_tile", "existing_label", "only_document", "tile_csv", "tile_json"]
 
 
 def choose_tile(
-    atlas: Atlas,
+    atlas: Atlas | Where,
     *,
     layer: int,
     head: int,
@@ -41,7 +42,10 @@ def choose_tile(
     as `parse_selection` reads them: 7, slice(10, 20), "last:16"; None for all that are kept. Raises InputError where
     something chosen does not exist, DocumentMissingError, TierError where the atlas keeps no weights.
     """
-    kind = atlas.kinds[0] if kind is None else kind
+    from attlas.storage.atlas import parse_atlas  # loads zarr
+
+    atlas = parse_atlas(atlas)
+    kind = atlas.parse_kind(kind)
     document = only_document(atlas) if document is None else document
     attention = atlas.attention(document, kind)
     layer, head = (existing_label(attention, dim, index) for dim, index in (("layer", layer), ("head", head)))

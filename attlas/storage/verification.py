@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from attlas.parse import parse_callback, parse_count
+from attlas.parse import parse_callback, parse_count, parse_seed
 from attlas.storage import schema
 from attlas.storage.atlas import Atlas, open_atlas
 from attlas.storage.commits import COMMITTED, Records
@@ -87,7 +87,7 @@ def verify(
     StoreMissingError where there is no atlas, InputError.
     """
     sample_rows = parse_count(sample_rows, "sample_rows")
-    seed = secrets.randbelow(2**32) if seed is None else parse_count(seed, "seed", least=0)
+    seed = secrets.randbelow(2**32) if seed is None else parse_seed(seed)
     parse_callback(progress, "progress")
     atlas = open_atlas(where, storage_options=storage_options)
     checks = []

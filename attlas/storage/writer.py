@@ -38,7 +38,7 @@ from attlas.storage.occupant import (
     settle,
 )
 from attlas.storage.pack_writer import PackWriter
-from attlas.storage.stores import Where, open_root, open_store, store_name
+from attlas.storage.stores import Where, make_folder, open_root, open_store, store_name
 from attlas.storage.strays import remove_strays
 from attlas.storage.tiers import TIERS
 
@@ -107,6 +107,7 @@ class AtlasWriter:
         attributes = _attributes(spec) | {"identity": identity, "digests": _digests(arrays)}
         store, name = open_store(where, storage_options=storage_options), store_name(where)
         refuse_to_make(store, name, overwrite=overwrite, begun=begun)
+        make_folder(store)
         refuse_if_busy(store, name)
         lease = Lease(store, identity, name=name)
         try:

@@ -7,7 +7,6 @@ read in as few trips to the store as one.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import threading
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from attlas.errors import CorruptAtlasError
 from attlas.storage.consolidated import array_at
+from attlas.storage.together import together
 from attlas.storage.zarr_shards import ABSENT, CRC, SEAL, place_of, takes_raw_zarr_shards, unsealed
 
 __all__ = ["KeptChunks", "Reading", "ZarrShardReader", "ZarrShardReaders"]
@@ -114,7 +114,7 @@ def _fetch(store: Store, wants: Sequence[tuple[str, ByteRequest]]) -> list[Raw |
     prototype = default_buffer_prototype()
 
     async def every() -> list[Buffer | None]:
-        return await asyncio.gather(*(store.get(key, prototype, part) for key, part in wants))
+        return await together(store.get(key, prototype, part) for key, part in wants)
 
     if len(wants) <= FEW_RANGES and isinstance(store, LocalStore | MemoryStore):
         found = [store.get_sync(key, prototype=prototype, byte_range=part) for key, part in wants]

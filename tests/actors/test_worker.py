@@ -14,7 +14,7 @@ from attlas.engine.model.probe import layout_of
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.headroom import Headroom
 from attlas.engine.passage.passage import passages
-from attlas.errors import MissingAttentionError
+from attlas.errors import InputError, MissingAttentionError
 from attlas.storage import AtlasSpec, AtlasWriter
 
 
@@ -72,3 +72,10 @@ def test_what_broke_at_the_begin_is_told_by_the_first_step(
     monkeypatch.setattr(module, "PackWriter", real)
     worker.begin((0, 2), work)
     worker.step((0, 2), 0, 0, None)
+
+
+def test_more_threads_than_its_machine_has_are_refused() -> None:
+    """Where a shard runs, which need not be where the capture was asked for."""
+    worker = ShardWorker(Loading(source="demo", stacks=(), start=0, stop=0, device="cpu", threads=1000))
+    with pytest.raises(InputError, match="1000 threads on a machine of"):
+        worker.load()

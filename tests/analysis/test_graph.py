@@ -132,7 +132,7 @@ def test_graphs_are_read_again_elsewhere(made: tuple[attlas.Atlas, NDArray[np.fl
         assert edges_of(again) == pytest.approx(edges_of(found))
         assert again.nodes[3]["token"] == "a\\x1b\\x00\\ud800é"
     assert found.nodes[3]["token"] == "a\x1b\x00\ud800é"
-    with pytest.raises(InputError, match=r"choose \.graphml or \.gexf"):
+    with pytest.raises(InputError, match=r"ends in \.graphml or \.gexf"):
         analysis.write_graph(found, tmp_path / "g.dot")
 
 

@@ -27,7 +27,7 @@ FACTOR = 1.023
 
 def survey(atlas: attlas.Atlas, *, save: bool = True, workers: int | None = None, **choices: Any) -> xr.Dataset:
     """The whole survey, of which each analysis shows a part."""
-    return survey_atlas(atlas, *parse_survey(choices), Execution(save=save, workers=workers))
+    return survey_atlas(atlas, *parse_survey(atlas, choices), Execution(save=save, workers=workers))
 
 
 def write(made: Synthetic, name: str, keep: str = "factors") -> attlas.Atlas:

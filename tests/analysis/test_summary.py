@@ -8,7 +8,7 @@ import torch
 
 from attlas import analysis
 from attlas.analysis.summary import document_means, head_values, summarise_statistics
-from attlas.engine.kernels.row_statistics import RowStatistic, registered
+from attlas.engine.kernels.row_statistics import STATISTICS, RowStatistic
 from attlas.engine.kernels.row_tile import RowTile
 from tests.analysis.test_statistics import dense_heads, write
 from tests.storage.synthetic import synthetic
@@ -51,7 +51,7 @@ def test_a_row_statistic_that_is_registered_stands_in_the_table() -> None:
         name="even_weight", definition="weight on keys at even places", units="1",
         reference=even_keys,
     )  # fmt: skip
-    with registered(toy):
+    with STATISTICS.having(toy):
         answer = analysis.statistics(atlas)
         assert "reused" not in answer.attrs, "the kept answer lacks it"
     for layer in (0, 1):

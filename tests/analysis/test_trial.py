@@ -61,7 +61,7 @@ FIRST_HALF = Quantity(
 
 @question("first_half")
 def plan_first_half(atlas: attlas.Atlas, **choices: Any) -> Job:
-    return plan_rows(atlas, "first_half", parse_choices(choices), FirstHalf(), [FIRST_HALF])
+    return plan_rows(atlas, "first_half", parse_choices(atlas, choices), FirstHalf(), [FIRST_HALF])
 
 
 def first_half(atlas: attlas.Atlas, *, execution: Execution | None = None, **choices: Any) -> xr.Dataset:

@@ -137,11 +137,14 @@ def test_store_of_a_url(s3_server: S3Server) -> None:
     assert not s3fs.S3FileSystem(**s3_server.storage_options).find(f"{s3_server.bucket}/bench")
 
 
+def test_a_figure_of_another_kind_is_refused_before_anything_is_measured() -> None:
+    assert ".png" in run("capture", "demo", "--tokens", "64", "--figure", "x.gif", status=2).output
+
+
 def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("the cat")
     for arguments, word in (
         (("capture", "nowhere/nothing"), "there is no folder 'nowhere/nothing'"),
-        (("capture", "demo", "--tokens", "64", "--figure", "x.gif"), ".png"),
         (("capture", "demo", str(tmp_path / "missing.txt")), "there is no file"),
         (("capture", "demo", str(tmp_path / "short.txt"), "--tokens", "500"), "of at most"),
         (("store", "demo", "--tokens", "64", "--store", str(tmp_path / "short.txt")), "give --store a folder"),

@@ -10,21 +10,19 @@ Suffixes: H heads, Q rows and K keys of a tile, M all keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from attlas.errors import InputError
+from attlas.registry import Registry
 
 if TYPE_CHECKING:
     import torch
 
     from attlas.engine.kernels.row_tile import RowTile
 
-__all__ = ["STATISTICS", "RowStatistic", "Slot", "register", "registered", "statistic_names", "unregister"]
+__all__ = ["STATISTICS", "RowStatistic", "Slot", "statistic_names"]
 
 
 class Slot(IntEnum):
@@ -63,47 +61,6 @@ class RowStatistic:
     averaged: bool = True
 
 
-_REGISTRY: dict[str, RowStatistic] = {}
-
-STATISTICS: Mapping[str, RowStatistic] = MappingProxyType(_REGISTRY)
-"""name -> statistic, in the order of their registration; a live view."""
-
-
-def register(statistic: RowStatistic) -> RowStatistic:
-    """Add a statistic; raises InputError where its name is taken."""
-    if statistic.name in _REGISTRY:
-        raise InputError(f"a row statistic {statistic.name!r} is registered already: give the new one another name")
-    _REGISTRY[statistic.name] = statistic
-    return statistic
-
-
-def unregister(name: str) -> None:
-    """Take a statistic out; raises InputError where there is none of that name."""
-    if name not in _REGISTRY:
-        raise InputError(f"no row statistic {name!r} is registered: there are {', '.join(_REGISTRY)}")
-    del _REGISTRY[name]
-
-
-@contextmanager
-def registered(statistic: RowStatistic) -> Iterator[RowStatistic]:
-    """Inside, the statistic is registered."""
-    register(statistic)
-    try:
-        yield statistic
-    finally:
-        unregister(statistic.name)
-
-
-def statistic_names(*, same_axis: bool, sinks: bool) -> tuple[str, ...]:
-    """The statistics that have a meaning for a kind of attention.
-
-    same_axis: queries and keys lie on one token axis. sinks: some layer has a sink logit.
-    """
-    return tuple(
-        name for name, s in STATISTICS.items() if (same_axis or not s.same_axis) and (sinks or not s.sink_only)
-    )  # fmt: skip
-
-
 def _entropy(tile: RowTile) -> torch.Tensor:
     # -a ln a = a (lse - s); the weight 0 of an unseen key has s = -inf, and counts nothing
     return (tile.a_HQK * (tile.lse_HQ[:, :, None] - tile.s_HQK)).where(tile.a_HQK > 0, 0.0).sum(2)
@@ -130,7 +87,8 @@ def _induction_weight(tile: RowTile) -> torch.Tensor:
     return tile.on((tile.ids_Q[:, None] == tile.ids_K(back=1)) & earlier_QK)
 
 
-for _statistic in (
+STATISTICS: Registry[RowStatistic] = Registry(
+    "row statistic",
     RowStatistic(
         name="entropy", definition="-sum(a ln a) over the key interval", units="nat", reference=_entropy,
         slot=Slot.ENTROPY,
@@ -179,5 +137,13 @@ for _statistic in (
         name="sink_residual", definition="1 - sum(a), the share of the sink logit", units="1",
         reference=lambda tile: 1 - tile.a_HQK.sum(2), slot=Slot.SINK, sink_only=True, averaged=False,
     ),
-):  # fmt: skip
-    register(_statistic)
+)  # fmt: skip
+"""In the order in which stores, pages and tables list them."""
+
+
+def statistic_names(*, same_axis: bool, sinks: bool) -> tuple[str, ...]:
+    """The statistics that have a meaning for a kind of attention.
+
+    same_axis: queries and keys lie on one token axis. sinks: some layer has a sink logit.
+    """
+    return tuple(one.name for one in STATISTICS if (same_axis or not one.same_axis) and (sinks or not one.sink_only))

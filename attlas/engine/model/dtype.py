@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attlas.parse import refuse
+from attlas.parse import refuse, shown
 
 __all__ = ["DTYPE_NAMES", "parse_dtype"]
 
@@ -17,8 +17,8 @@ def parse_dtype(given: Any) -> str:
     >>> parse_dtype("float32"), parse_dtype("torch.bfloat16"), parse_dtype("auto")
     ('float32', 'bfloat16', 'auto')
     """
-    name = given if isinstance(given, str) else getattr(given, "__name__", None) or str(given)
-    name = name.strip().removeprefix("torch.")
+    name = given if isinstance(given, str) else getattr(given, "__name__", None) or shown(given)
+    name = str(name).strip().removeprefix("torch.")
     if isinstance(given, bool | None) or name not in ("auto", *DTYPE_NAMES):
         raise refuse(given, "dtype", f"use auto, {', '.join(DTYPE_NAMES)}")
     return name

@@ -112,10 +112,10 @@ def find_stacks(model: PreTrainedModel) -> tuple[Stack, ...]:
 
 
 def _check_layers(model: PreTrainedModel, stack: Stack, family: str) -> None:
-    told = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    if stack.side == "text" and isinstance(told, int) and told != stack.layers:
+    declared = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    if stack.side == "text" and isinstance(declared, int) and declared != stack.layers:
         raise UnsupportedModelError(
-            f"{family} cannot be cut into shards: its {told} layers share {stack.layers} set of weights; "
+            f"{family} cannot be cut into shards: its {declared} layers share {stack.layers} set of weights; "
             "run it with one shard"
         )
     layers = _layers(model, stack.name)
@@ -339,9 +339,9 @@ class _NoEmbedding(nn.Module):
 
 
 def _layers(model: nn.Module, name: str) -> Any:
-    found = model.get_submodule(name)
-    assert isinstance(found, nn.ModuleList)
-    return found
+    layers = model.get_submodule(name)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
 
 
 def _relative_bias(layer: nn.Module) -> nn.Module | None:
@@ -353,7 +353,7 @@ def _relative_bias(layer: nn.Module) -> nn.Module | None:
 
 
 def _returns_tuple(forward: Callable[..., Any]) -> bool:
-    """Whether a layer's forward returns more than hidden states, told from its source."""
+    """Whether a layer's forward returns more than hidden states, as its source says."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
     tuples = {
         target.id

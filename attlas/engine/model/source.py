@@ -23,7 +23,7 @@ from attlas.engine.model.dtype import parse_dtype
 from attlas.engine.model.files import INDEX, check_config, check_folder, check_index
 from attlas.engine.model.unwrap import WHAT_A_MODEL_IS, is_path
 from attlas.errors import AttlasError, InputError, UnsupportedModelError
-from attlas.parse import refuse
+from attlas.parse import parse_path, parse_word
 
 __all__ = [
     "DEMO_FOLDER",
@@ -66,14 +66,14 @@ class ModelSource:
         """Read each as given; raises InputError. What an object holds is looked at where it is loaded, see `unwrap`."""
         if is_path(model):
             model = model if isinstance(model, str) else Path(model)
-        if isinstance(model, str) and not model.strip():
-            raise refuse(model, "model", WHAT_A_MODEL_IS)
-        if not (tokenizer is None or isinstance(tokenizer, str | Path | PreTrainedTokenizerBase)):
-            raise refuse(tokenizer, "tokenizer", "give a transformers tokenizer, or where to find one")
-        if not (revision is None or isinstance(revision, str)):
-            raise refuse(revision, "revision", "give a branch, tag or commit of a hub model")
-        if not (part is None or (isinstance(part, str) and part)):
-            raise refuse(part, "part", "give the qualified name of a part of the model, such as language_model")
+        if isinstance(model, str | Path):
+            parse_path(model, "model", WHAT_A_MODEL_IS)
+        if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+            parse_path(tokenizer, "tokenizer", "give a transformers tokenizer, or where to find one")
+        if revision is not None:
+            parse_word(revision, "revision", "give a branch, tag or commit of a hub model")
+        if part is not None:
+            parse_word(part, "part", "give the qualified name of a part of the model, such as language_model")
         return cls(
             model=model,
             tokenizer=tokenizer,

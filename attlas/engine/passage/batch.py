@@ -69,6 +69,8 @@ def _rows(value: Any, what: str) -> list[Indices]:
         return [parse_ids(value, what)]
     if array is not None and (array.ndim > 2 or array.ndim == 0):
         raise InputError(f"{what} is {describe(value)}: give one row of token ids, or a row a document")
+    if array is None and not isinstance(value, list | tuple):
+        raise InputError(f"{what} is {describe(value)}: give one row of token ids, or a row a document")
     items = list(value) if array is None else list(array)
     if not items:
         raise InputError(f"{what} is empty: there is nothing to capture")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-from attlas.parse import parse_bytes, parse_count
+from attlas.parse import parse_bytes, parse_count, parse_workers
 
 __all__ = ["Budget"]
 
@@ -26,6 +26,6 @@ class Budget:
         return cls(
             memory=None if memory is None else parse_bytes(memory, "memory"),
             chunk_tokens=None if chunk_tokens is None else parse_count(chunk_tokens, "chunk_tokens"),
-            threads=None if threads is None else parse_count(threads, "threads"),
+            threads=None if threads is None else parse_workers(threads, "threads"),
             offload=None if offload is None else parse_bytes(offload, "offload"),
         )

@@ -13,6 +13,7 @@ import numpy as np
 from attlas.engine.passage.batch import BESIDE, parse_batch
 from attlas.engine.passage.files import read_file
 from attlas.engine.passage.raw import (
+    MOST_IDS,
     Ids,
     RawDocument,
     Side,
@@ -104,7 +105,7 @@ def _documents(texts: Any, pairs: str | None, names: list[str | None] | None) ->
         return [document for i, row in enumerate(rows) for document in parse_record(row, f"row {i} of the frame")]
     if hasattr(texts, "detach") or isinstance(texts, np.ndarray):
         return _of_array(texts, pairs, where)
-    if not isinstance(texts, Iterable):
+    if not isinstance(texts, Iterable) or (isinstance(texts, range) and texts[MOST_IDS:]):
         raise InputError(f"what is to be captured is {describe(texts)}: give {EXPECTED}")
     items = list(texts)
     if items and (is_integer(items[0]) or _is_scalar_tensor(items[0])):
@@ -237,7 +238,9 @@ def _frame(texts: Any) -> list[dict[str, Any]] | None:
 
 
 def _names(ids: Any) -> list[str | None]:
-    if isinstance(ids, (str, Mapping, *REFUSED)) or not isinstance(ids, Iterable):
+    too_many = isinstance(ids, range) and bool(ids[MOST_IDS:])
+    scalar = getattr(ids, "ndim", 1) != 1
+    if isinstance(ids, (str, Mapping, *REFUSED)) or not isinstance(ids, Iterable) or too_many or scalar:
         raise InputError(f"ids is {describe(ids)}: give a list with one id a document")
     return [parse_name(name, f"id {number}") for number, name in enumerate(ids)]
 

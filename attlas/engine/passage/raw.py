@@ -21,6 +21,7 @@ __all__ = [
     "Field",
     "Ids",
     "RawDocument",
+    "MOST_IDS",
     "Side",
     "as_array",
     "describe",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 Indices = NDArray[np.int64]
+MOST_IDS = 2**31
+"""Of one text, far beyond any model."""
 Field = str | int | float | bool | None
 
 
@@ -172,6 +175,8 @@ def as_array(value: Any) -> NDArray[Any] | None:
     """A value as a NumPy array, tensors of any device too; None where it is none, or mixes booleans with numbers."""
     if isinstance(value, np.ndarray):
         return value
+    if isinstance(value, range) and value[MOST_IDS:]:
+        return None
     if isinstance(value, list | tuple) and any(isinstance(one, bool | np.bool_) for one in value):
         return np.asarray(value) if all(isinstance(one, bool | np.bool_) for one in value) else None
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from attlas.engine.passage.selection import Selection, parse_selection
-from attlas.parse import parse_count, parse_flag
+from attlas.parse import parse_count, parse_flag, parse_seed
 
 __all__ = ["Rows"]
 
@@ -39,7 +39,7 @@ class Rows:
             layers=None if layers is None else parse_selection(layers, "layers", random=False),
             heads=None if heads is None else parse_selection(heads, "heads", random=False),
             queries=None if queries is None else parse_selection(queries, "queries"),
-            seed=parse_count(seed, "seed", least=0),
+            seed=parse_seed(seed),
             max_tokens=None if max_tokens is None else parse_count(max_tokens, "max_tokens"),
             extrapolate=parse_flag(extrapolate, "extrapolate"),
         )

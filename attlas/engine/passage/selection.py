@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.errors import InputError
-from attlas.parse import is_integer, refuse
+from attlas.parse import is_integer, refuse, shown
 
 __all__ = ["Selection", "describe_indices", "parse_selection"]
 
@@ -21,6 +21,10 @@ Indices = NDArray[np.int64]
 FORMS = "write ranges (7, 10:20, :50, -16:), last:512, stride:16 or random:1000, with commas between"
 FORMS_OF_INDICES = "write ranges (7, 4:8, :2, -1), last:4 or stride:2, with commas between"
 DESCRIBED_MOST = 8
+MOST_ITEMS = 1_000_000
+"""Of a sequence; a slice may be as long as it likes."""
+DIGITS = "[0-9]{1,18}"
+"""Of a number, such that a store has a place for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +114,9 @@ def _text(given: Any) -> str | None:
         return _item(given)
     if isinstance(given, np.ndarray) and (given.ndim != 1 or given.dtype.kind not in "iu"):
         return None
-    if isinstance(given, Iterable) and not isinstance(given, bytes | dict):
+    if isinstance(given, Collection) and not isinstance(given, bytes | bytearray | Mapping):
+        if isinstance(given, Sequence) and len(given[:MOST_ITEMS]) == MOST_ITEMS:
+            return None
         items = [_item(one) for one in given]
         return None if None in items else ",".join(item for item in items if item is not None)
     return None
@@ -157,17 +163,18 @@ class _Part:
 
         low = 0 if start is None else label(start)
         high = have[-1] + 1 if stop is None else label(stop)
-        return set(range(low, high, step or 1)) & set(have)
+        chosen = range(low, high, step or 1)
+        return {one for one in have if one in chosen}
 
 
 def _read(part: str) -> _Part:
     word, _, count = part.partition(":")
     if word in {"last", "stride", "random"}:
-        if not re.fullmatch(r"[1-9]\d*", count):
-            raise InputError(f"{part!r} is no choice, {word}: wants a number from 1")
+        if not re.fullmatch(DIGITS, count) or not int(count):
+            raise InputError(f"{shown(part)} is no choice, {word}: wants a number from 1")
         return _Part(word=word, count=int(count))
-    if not re.fullmatch(r"[+-]?\d+|\s*([+-]?\d+)?\s*(:\s*([+-]?\d+)?\s*){1,2}", part):
-        raise InputError(f"{part!r} is no choice")
+    if not re.fullmatch(rf"[+-]?{DIGITS}|\s*([+-]?{DIGITS})?\s*(:\s*([+-]?{DIGITS})?\s*){{1,2}}", part):
+        raise InputError(f"{shown(part)} is no choice")
     numbers = [int(number) if number.strip() else None for number in part.split(":")]
     if numbers[2:] == [0]:
         raise InputError(f"{part!r} is no choice, a step of 0 goes nowhere")

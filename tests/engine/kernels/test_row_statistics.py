@@ -15,7 +15,7 @@ import attlas
 from attlas import analysis
 from attlas.engine.kernels import door
 from attlas.engine.kernels.measure import Measure
-from attlas.engine.kernels.row_statistics import STATISTICS, RowStatistic, registered, statistic_names
+from attlas.engine.kernels.row_statistics import STATISTICS, RowStatistic, statistic_names
 from attlas.engine.kernels.row_tile import RowTile
 from attlas.engine.model.shape import shape_of
 from attlas.errors import InputError
@@ -37,8 +37,8 @@ LENGTHS = (120, 33)
 
 @pytest.fixture
 def even() -> Iterator[RowStatistic]:
-    with registered(EVEN) as statistic:
-        yield statistic
+    with STATISTICS.having(EVEN):
+        yield EVEN
 
 
 def brute_force(a_HQK: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -46,14 +46,14 @@ def brute_force(a_HQK: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def test_the_registry_refuses_a_name_twice_and_forgets(even: RowStatistic) -> None:
-    assert list(STATISTICS)[-1] == "even_weight"
-    with pytest.raises(InputError, match="'even_weight' is registered already"), registered(even):
+    assert STATISTICS.names[-1] == "even_weight"
+    with pytest.raises(InputError, match="there is a row statistic 'even_weight' already"), STATISTICS.having(even):
         pass
     assert "even_weight" in statistic_names(same_axis=False, sinks=False)
 
 
 def test_outside_it_is_gone() -> None:
-    with registered(EVEN):
+    with STATISTICS.having(EVEN):
         assert "even_weight" in STATISTICS
     assert "even_weight" not in STATISTICS
 
@@ -108,7 +108,7 @@ def test_a_capture_holds_it_and_every_reader_knows_it(even: RowStatistic, keep: 
 def test_an_atlas_from_before_it_came_is_whole(tmp_path: Path) -> None:
     model, inputs = build_model(BY_NAME["llama"]), documents(BY_NAME["llama"], lengths=(20,))
     attlas.capture(model, inputs, tmp_path / "a.zarr", keep="statistics")
-    with registered(EVEN):
+    with STATISTICS.having(EVEN):
         attlas.capture(model, inputs, tmp_path / "b.zarr", keep="statistics")
         assert attlas.verify(tmp_path / "a.zarr").passed
         atlas = attlas.open_atlas(tmp_path / "a.zarr")
@@ -130,7 +130,7 @@ def test_verify_misses_it(even: RowStatistic, tmp_path: Path) -> None:
 def test_a_plan_counts_its_bytes() -> None:
     shape = shape_of(build_model(BY_NAME["llama"]))
     before = tier_bytes(shape, tokens=100, documents=3)
-    with registered(EVEN):
+    with STATISTICS.having(EVEN):
         after = tier_bytes(shape, tokens=100, documents=3)
     assert after["statistics"] - before["statistics"] == sum(layer.heads for layer in shape.layers) * 300 * 4
     assert after["factors"] == before["factors"]
