@@ -38,8 +38,8 @@ def received(
     """The attention that each key receives in every layer and head: A.T @ 1, over the queries that may see the key.
 
     >>> found = attlas.analysis.received(atlas, layers=[1])
-    >>> found.received.dims, found.received.sel(layer=1, head=1).argmax().item()
-    (('layer', 'head', 'key'), 0)
+    >>> found.received.dims, found.received.sel(layer=1, head=3, key=0).item(), found.seen.sel(layer=1, key=0).item()
+    (('layer', 'head', 'key'), 0.309, 146)
 
     document: may be left out where the atlas holds one. kind: of its kinds, the first by default. layers: of the model,
     all by default. by: "token"; "word" or "sentence", which receive what their tokens receive together (words as the
@@ -103,12 +103,12 @@ def _unit_of_key(attention: xr.DataArray, by: str) -> Indices:
     """The number of each key's token, word or sentence; -1 of one that stands alone."""
     if by == "token":
         return np.arange(attention.sizes["key"])
-    word_K = attention["key_word"].values.astype(np.int64) if "key_word" in attention.coords else np.array([-1])
-    if (word_K < 0).all():
+    if "key_word" not in attention.coords:
         raise InputError(
-            f"{attention.attrs['document_id']!r} was given as token ids, without words: capture its text, or take "
-            'by="token"'
+            f"{attention.attrs['document_id']!r} was captured without a tokenizer, and so without words: capture its "
+            'text, or take by="token"'
         )
+    word_K = attention["key_word"].values.astype(np.int64)
     if by == "word":
         return word_K
     names = ("key_char_start", "key_char_end")

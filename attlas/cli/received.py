@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attlas.cli.output import console, print_json, reports_errors
-from attlas.cli.selection import LAYERS, OUTPUT, storage_option
+from attlas.cli.selection import LAYERS, TABLE, storage_option
 from attlas.engine.passage.selection import Selection
 from attlas.readable import index_runs, token_label
 
@@ -26,7 +26,7 @@ __all__ = ["command"]
 @click.option("--by", type=click.Choice(["token", "word", "sentence"]), default="token", show_default=True)
 @click.option("--top", type=click.IntRange(1), default=12, show_default=True, help="So many that receive most.")
 @click.option(
-    "-o", "--output", type=OUTPUT,
+    "-o", "--output", type=TABLE,
     help="Write a row for each layer, head and token: .csv, .json or .parquet.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the mean over layers and heads of all as JSON.")

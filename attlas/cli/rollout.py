@@ -9,7 +9,7 @@ import click
 
 from attlas.cli.heatmap import print_row
 from attlas.cli.output import console, print_json, reports_errors
-from attlas.cli.selection import INDICES, LAYERS, OUTPUT, storage_option
+from attlas.cli.selection import INDICES, LAYERS, TABLE, storage_option
 from attlas.engine.passage.selection import Selection
 from attlas.readable import index_runs, token_label
 
@@ -35,7 +35,7 @@ PRINTED = 8
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Drop weights below it.")
 @click.option("--top", type=click.IntRange(1), default=8, show_default=True, help="So many tokens of each row.")
 @click.option(
-    "-o", "--output", type=OUTPUT,
+    "-o", "--output", type=TABLE,
     help="Write a line for each query and key: .csv, .json or .parquet.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")

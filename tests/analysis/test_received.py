@@ -94,8 +94,9 @@ def test_refusals(atlas: Atlas) -> None:
     for given in wrong:
         with pytest.raises(InputError):
             analysis.received(atlas, **given)
-    ids = attlas.capture("demo", [[5, 6, 7]], "memory://received-ids", overwrite=True)
-    with pytest.raises(InputError, match="without words: capture its text"):
+    model, given = build_model(BY_NAME["llama"]), documents(BY_NAME["llama"], lengths=(9,))
+    ids = attlas.capture(model, given, "memory://received-ids", overwrite=True)
+    with pytest.raises(InputError, match="and so without words: capture its text"):
         analysis.received(ids, by="word")
     bare = attlas.capture("demo", [TEXT], "memory://received-statistics", keep="statistics", overwrite=True)
     with pytest.raises(TierError):
