@@ -72,7 +72,8 @@ def command(
     out = console()
     layers_told = f"layers {index_runs(found['layer'].values.tolist())}, {found.sizes['head']} heads"
     out.print(f"{store}  {found.attrs['document_id']}, {found.attrs['kind']} attention, {layers_told}", markup=False)
-    out.print("mean weight of the queries that may see any of it\n", style="dim")
+    out.print("mean weight of the queries that may see any of it", style="dim")
+    out.print()
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("place", justify="right")
     table.add_column(by, no_wrap=True)

@@ -79,7 +79,8 @@ def command(
     dropped = f", smallest {told['discard']:.0%} dropped" if told["discard"] else ""
     dropped += f", weights below {told['threshold']:g} dropped" if told["threshold"] else ""
     out.print(f"{store}  {told['document_id']}, {told['kind']} attention, {layers}", markup=False)
-    out.print(f"rollout with a residual of {told['residual']:g}{dropped}: share of each token\n", style="dim")
+    out.print(f"rollout with a residual of {told['residual']:g}{dropped}: share of each token", style="dim")
+    out.print()
     by_key = queries is None and keys is not None
     rows = found.rollout.transpose("key", "query") if by_key else found.rollout
     own, other = map(str, rows.dims)

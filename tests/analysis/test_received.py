@@ -91,9 +91,9 @@ def test_the_answer_is_kept(atlas: Atlas) -> None:
 
 def test_refusals(atlas: Atlas) -> None:
     wrong: tuple[dict[str, Any], ...] = ({"by": "line"}, {"layers": 7}, {"kind": "cross"}, {"save": 2})
-    for given in wrong:
+    for choice in wrong:
         with pytest.raises(InputError):
-            analysis.received(atlas, **given)
+            analysis.received(atlas, **choice)
     model, given = build_model(BY_NAME["llama"]), documents(BY_NAME["llama"], lengths=(9,))
     ids = attlas.capture(model, given, "memory://received-ids", overwrite=True)
     with pytest.raises(InputError, match="and so without words: capture its text"):
