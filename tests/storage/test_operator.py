@@ -227,3 +227,13 @@ def test_sharp_rows_of_a_model_with_sinks() -> None:
     assert sums.min() < 0.9
     near(operator.row_sums("mean"), sums.mean(axis=0))
     near(operator.apply(np.ones(30)), sums)
+
+
+def test_parts_of_keys_leave_a_position_bias_where_it_was() -> None:
+    model, given = build_model(BY_NAME["t5"]), documents(BY_NAME["t5"], lengths=(31,))
+    whole = attlas.capture(model, given, "memory://operator-bias").operator("doc-0", 1, "encoder")
+    cut = replace(whole, factor_bytes=1_500)
+    assert len(list(cut._parts(np.arange(4), whole_rows=False))) > 3
+    x = draw(whole.shape[1], 2)
+    near(cut.apply(x), whole.apply(x))
+    near(cut.apply_transposed(x), whole.apply_transposed(x))
