@@ -90,7 +90,6 @@ def test_errors_are_one_line(store: str) -> None:
         (("stats", store, "--scheduler", "cloud"), "choose threads, ray"),
         (("stats", store, "--document", "nowhere"), "no document"),
         (("stats", store, "--statistic", "nothing"), "no statistic"),
-        (("stats", store, "-o", "t.xlsx"), ".csv"),
         (("stats", f"{store}-missing"), "there is no atlas"),
     ):
         result = run(*arguments, status=1)

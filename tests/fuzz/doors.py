@@ -86,6 +86,8 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
     layers = analysis.overview(atlas, "a", layer=None, cells=20)
     drawn: dict[str, dict[str, Any]] = {
         "coloured_text": {"values": weights.isel(query=20)}, "lines": {"weights": span},
+        "causal_report": {"answer": analysis.causal_report(atlas, save=False)},
+        "compare": {"one": weights, "other": weights},
         "embedding": {"answer": analysis.embed_heads(atlas, save=False)},
         "head_grid": {"thumbnails": analysis.thumbnails(atlas, "a")},
         "layer_animation": {"weights": layers},
@@ -105,7 +107,8 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
             if short in WRITTEN:
                 own["path"] = folder / WRITTEN[short]
             made = folder / "never.zarr" if short == "capture" else own["path"]
-            yield _door(short, function, own, made=made, beside=BESIDE.get(short, ()))
+            named = f"plots.{short}" if name.startswith(plots.__name__) else short
+            yield _door(named, function, own, made=made, beside=BESIDE.get(short, ()))
     for value in OPTION_VALUES:
         yield _door(f"{value.__name__}.of", value.of, good)
     yield _door("parse_selection", parse_selection, good, only=("given",))
