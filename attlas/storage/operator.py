@@ -208,7 +208,7 @@ class AttentionOperator:
         size = self.shape[0 if source == "query" else 1]
         try:
             values = np.asarray(x)
-        except ValueError as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise refuse(x, "x", "give an array of numbers") from error
         if values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
             raise refuse(x, "x", "give an array of numbers")
