@@ -21,6 +21,7 @@ from attlas.engine.passage.rows import Rows
 from attlas.engine.passage.selection import parse_selection
 from attlas.jobs.choices import Choices
 from attlas.jobs.survey import SurveyOptions
+from attlas.plots.pictures import Wanted
 from attlas.storage import AttentionOperator
 from attlas.storage.tile import choose_tile
 
@@ -44,9 +45,16 @@ BESIDE = {
     "rollout": ("document",),
     "thumbnails": ("document",),
     "graph_of": ("top",),
+    "draw": ("document", "layer"),
 }
 """Options without which a call is refused, where an atlas has two documents."""
-WRITTEN = {"save": "a.png", "write_table": "a.csv", "write_graph": "a.graphml", "layer_animation": "a.gif"}
+WRITTEN = {
+    "save": "a.png",
+    "write_table": "a.csv",
+    "write_graph": "a.graphml",
+    "layer_animation": "a.gif",
+    "draw": "a.png",
+}
 CALLBACKS = {"progress"}
 """Called with a value of ours: what a function of the user's raises is the user's."""
 SLOW = {("shards", "none"), ("shards", "auto"), ("queries", "none"), ("queries", "slice")}
@@ -95,7 +103,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "compare": {"one": weights, "other": weights},
         "embedding": {"answer": analysis.embed_heads(atlas, save=False)},
         "head_grid": {"thumbnails": analysis.thumbnails(atlas, "a")},
-        "layer_animation": {"weights": layers},
+        "layer_animation": {"weights": layers}, "draw": {"picture": "map"},
         "layers_in_space": {"weights": analysis.overview(atlas, "a", layer=None)},
     }  # fmt: skip
     seen: set[object] = set()
@@ -172,6 +180,8 @@ def _further(name: str) -> list[str]:
     if name == "probe_heads":
         known = inspect.signature(attlas.capture).parameters
         return [one for one in known if one not in {"model", "texts", "store", "ids", "seed"}]
+    if name == "plots.draw":
+        return list(Wanted.__dataclass_fields__)
     return [*Choices.__dataclass_fields__, *SurveyOptions.__dataclass_fields__]
 
 
