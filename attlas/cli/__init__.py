@@ -25,6 +25,8 @@ COMMANDS = {
     "plan": "Memory and disk a capture will need.",
     "plot": "Pictures: maps, texts, graphs, heads, films.",
     "query": "Weights of one head, as table, CSV, JSON or npy.",
+    "received": "Which tokens are attended to most.",
+    "rollout": "How much of a token's last state comes from each token.",
     "stats": "Statistics of every layer and head.",
     "verify": "Check an atlas against its own records.",
 }

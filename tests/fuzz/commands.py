@@ -73,7 +73,7 @@ def _command(found: click.Command, words: tuple[str, ...], good: Mapping[str, st
     options = [one for one in found.params if isinstance(one, click.Option)]
     names = {max(one.opts, key=len): one for one in options}
     asked = {"--store", "--layer", "--head", "--document"} & set(names)  # --document: the atlas holds two
-    if words[0] not in {"query", "graph", "plot", "compare"}:
+    if words[0] not in {"query", "graph", "plot", "compare", "received", "rollout"}:
         asked -= {"--document"}
     asked |= {"--other-document"} & set(names)
     asked |= {name for name, one in names.items() if one.required}

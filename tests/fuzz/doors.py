@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import attlas
 import attlas.storage
 from attlas import analysis, parse, plots
@@ -20,6 +22,7 @@ from attlas.engine.passage.selection import parse_selection
 from attlas.jobs.choices import Choices
 from attlas.jobs.survey import SurveyOptions
 from attlas.plots.pictures import Wanted
+from attlas.storage import AttentionOperator
 from attlas.storage.tile import choose_tile
 
 __all__ = ["CALLBACKS", "INNER", "SLOW", "Door", "public_doors", "public_names"]
@@ -38,6 +41,8 @@ BESIDE = {
     "flow": ("document",),
     "graph": ("document", "top"),
     "overview": ("document",),
+    "received": ("document",),
+    "rollout": ("document",),
     "thumbnails": ("document",),
     "graph_of": ("top",),
     "draw": ("document", "layer"),
@@ -88,7 +93,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "values": answers["statistics"].entropy, "report": None, "figure": figure, "dataset": answers["statistics"],
         "layer": 0, "head": 0, "given": "0", "field": "layers", "kind": "self", "path": folder / "a",
         "store": folder / "never.zarr", "key": "a", "axis": "text", "name": "entropy",
-        "graph": graph, "weights": weights, "made": graph, "top": 2,
+        "graph": graph, "x": np.ones(weights.sizes["key"]), "weights": weights, "made": graph, "top": 2,
     }  # fmt: skip
     span = weights.isel(query=slice(20, 30), key=slice(10, 20))
     layers = analysis.overview(atlas, "a", layer=None, cells=20)
@@ -108,6 +113,10 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
             continue
         seen.add(function)
         if inspect.isclass(function):
+            if function is AttentionOperator:
+                for method in ("apply", "apply_transposed", "row_sums"):
+                    yield _door(f"{short}.{method}", getattr(atlas.operator("a", 0), method), good)
+                continue
             for method in public_methods(function):
                 yield _door(f"{short}.{method}", getattr(atlas, method), good | {"path": "self/layer"})
         else:
