@@ -16,6 +16,7 @@ from PIL import Image
 
 import attlas
 from attlas import plots
+from attlas.plots.pictures import PICTURES
 
 ROOT = Path(__file__).parents[1]
 TOPICS = ("execmodel", "exceptions", "class", "function", "customization", "compound")
@@ -49,7 +50,7 @@ def main(model: str, folder: Path) -> None:
             for tokens, one in texts.items()
         }
         for name, tokens, picture, wanted in DRAWN:
-            path = folder / f"{name}{plots.PICTURES[picture].ending}"
+            path = folder / f"{name}{PICTURES[picture].ending}"
             plots.draw(atlases[tokens], picture, path, **wanted)
             if path.suffix == ".png":
                 shrink(path)

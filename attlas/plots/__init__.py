@@ -15,12 +15,11 @@ from attlas.plots.heatmap import heatmap
 from attlas.plots.layer_animation import layer_animation
 from attlas.plots.layers_in_space import layers_in_space
 from attlas.plots.lines import lines
-from attlas.plots.pictures import PICTURES, draw
+from attlas.plots.pictures import draw
 from attlas.plots.statistics import distance_decay, head_boxes, histograms, layer_means
 from attlas.plots.style import save
 
 __all__ = [
-    "PICTURES",
     "bench_figure",
     "causal_report",
     "coloured_text",

@@ -30,6 +30,8 @@ __all__ = ["PICTURES", "Picture", "Wanted", "draw"]
 
 SPAN = 40
 """Tokens of the lines, where no span is chosen."""
+WHOLE = 2_048
+"""Tokens of a document whose rollout is drawn whole."""
 EDGES = 3
 """Of each row in the graph, where no rule is chosen."""
 
@@ -72,9 +74,10 @@ def draw(atlas: Atlas | str | Path, picture: str, path: str | Path, **wanted: An
     >>> attlas.plots.draw(atlas, "map", "map.png", layer=1, head=0).name
     'map.png'
 
-    atlas: or its place. picture: one of PICTURES: map, grid, lines, text, graph, heads, layers, boxes, causal, film,
-    space. path: .png, .pdf or .svg; .gif or .mp4 of film, .html of space. wanted: the fields of `Wanted` that the
-    picture takes. Gives the path. Raises InputError for a picture, a choice or an ending that is not there.
+    atlas: or its place. picture: one of PICTURES: map, grid, lines, text, graph, rollout, received, heads, layers,
+    boxes, causal, film, space. path: .png, .pdf or .svg; .gif or .mp4 of film, .html of space. wanted: the fields of
+    `Wanted` that the picture takes. Gives the path. Raises InputError for a picture, a choice or an ending that is not
+    there.
     """
     atlas = parse_atlas(atlas)
     known = PICTURES[parse_choice(picture, "picture", tuple(PICTURES))]
@@ -141,6 +144,36 @@ def _graph(atlas: Atlas, wanted: Wanted) -> Any:
     return graph_drawing(made)
 
 
+def _rollout(atlas: Atlas, wanted: Wanted) -> Any:
+    """The whole matrix of a short document, else the row of one query, or the column of one key, as text."""
+    document, kind = _document(atlas, wanted), _kind(atlas, wanted)
+    short = atlas.attention(document, kind).sizes["query"] <= WHOLE
+    queries, keys = wanted.queries, wanted.keys
+    queries = -1 if queries is keys is None and not short else queries
+    found = analysis.rollout(atlas, document, queries=queries, keys=keys, kind=kind).rollout
+    found = found.assign_attrs(
+        title="Rollout through all layers", long_name="share of what comes from the key", document_id=document,
+        kind=kind, model=str(atlas.model.get("name")),
+    )  # fmt: skip
+    single = next((dim for dim in ("query", "key") if found.sizes[dim] == 1), None)
+    return heatmap(found, scale=wanted.scale) if single is None else coloured_text(found.isel({single: 0}))
+
+
+def _received(atlas: Atlas, wanted: Wanted) -> Any:
+    document, kind, layer = _document(atlas, wanted), _kind(atlas, wanted), _layer(atlas, wanted)
+    found = analysis.received(atlas, document, layers=[layer], kind=kind).received.isel(layer=0)
+    if wanted.head is None:
+        values, of = found.mean("head"), "mean over heads"
+    else:
+        head = existing_label(found, "head", wanted.head)
+        values, of = found.sel(head=head), f"head {head}"
+    told = {
+        "title": f"Layer {int(found['layer'])}, {of}: attention that each token receives", "document_id": document,
+        "kind": kind, "model": str(atlas.model.get("name")), "long_name": "mean weight of the queries that may see it",
+    }  # fmt: skip
+    return coloured_text(values.assign_attrs(told), scale=wanted.scale)
+
+
 def _layers(atlas: Atlas, wanted: Wanted) -> Any:
     names = [wanted.statistic] if wanted.statistic else None
     return layer_means(analysis.statistics(atlas, **_choices(wanted)), names)
@@ -192,6 +225,13 @@ PICTURES: dict[str, Picture] = {
     "graph": Picture(
         about="tokens, and an arc for every weight that the edge rule keeps",
         takes=("layer", "head", "top", "threshold", "mass"), make=_graph,
+    ),
+    "rollout": Picture(
+        about="rollout through all layers: a map, or of one query or key a shaded text",
+        takes=("queries", "keys", "scale"), make=_rollout,
+    ),
+    "received": Picture(
+        about="attention that each token receives, as shaded text", takes=("layer", "head", "scale"), make=_received,
     ),
     "heads": Picture(
         about="heads as points, near where they attend alike", takes=("method",),
