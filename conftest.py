@@ -1,10 +1,12 @@
-"""What every docstring example finds: `attlas`, and the atlas of `attlas demo` as `demo.zarr`, `atlas` and `page`."""
+"""What every docstring example finds: `attlas`, and the atlas of `attlas demo` as `demo.zarr`, `atlas` and `page`;
+`operator` is its layer 1."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -30,4 +32,4 @@ def _examples(request: pytest.FixtureRequest) -> None:
 
     atlas = attlas.open_atlas("demo.zarr")
     names: dict[str, Any] = request.getfixturevalue("doctest_namespace")
-    names.update(attlas=attlas, atlas=atlas, page=atlas["demo"])
+    names.update(attlas=attlas, atlas=atlas, page=atlas["demo"], np=np, operator=atlas.operator("demo", layer=1))

@@ -60,7 +60,8 @@ def pairs() -> Iterator[dict[str, Pair]]:
         atlas = attlas.capture(model, long, place / "kept.zarr")
         forward, short_forward = lambda: plain_forward(model, long), lambda: plain_forward(model, many)
         q, k, scaling = _factors(atlas)
-        page = atlas["doc-0"]
+        page, operator = atlas["doc-0"], atlas.operator("doc-0", 1)
+        x_NC = draw.normal(size=(TOKENS, 64)).astype(np.float32)
 
         def tier(keep: str, documents: Any) -> Callable[[], float]:
             def run() -> float:
@@ -100,6 +101,10 @@ def pairs() -> Iterator[dict[str, Pair]]:
                 contender=lambda: _drop(analysis.statistics(atlas, layers=[1], save=False, workers=1)),
                 base=_dense_statistics(atlas, page), base_name="numpy on maps", rounds=5,
             ),
+            Pair(
+                name="operator", contender=lambda: _both_ways(operator, x_NC), base=lambda: _fused(q[1], k[1]),
+                base_name="fused attention", rounds=15,
+            ),
         ]  # fmt: skip
         yield {pair.name: pair for pair in found}
 
@@ -136,6 +141,18 @@ def _dense_statistics(atlas: Any, page: Any) -> Callable[[], None]:
             dense_block(maps[:, first : first + TOKENS // 3], first, ids, marks, edges)
 
     return run
+
+
+def _both_ways(operator: Any, x_NC: Any) -> None:
+    """A @ X and A.T @ X, of the mean over heads."""
+    operator.apply(x_NC, "mean")
+    operator.apply_transposed(x_NC, "mean")
+
+
+def _fused(q_HND: Any, k_GND: Any) -> None:
+    """Torch's own attention of the layer, whose values are as wide as its keys."""
+    q, k = torch.from_numpy(q_HND)[None], torch.from_numpy(k_GND)[None]
+    torch.nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
 
 
 def _read(attention: Any) -> None:

@@ -14,6 +14,8 @@
 | a whole map, or every head's, small enough to look at | `overview`, `thumbnails`, `shrink` |
 | attention as a graph of tokens, and who is central in it? | `graph`, `graph_of`, `centrality`, `write_graph` |
 | how much could flow from a token through the layers (Abnar and Zuidema 2020)? | `flow` |
+| how far is each state made of each token, through layers (Abnar and Zuidema 2020)? | `rollout` |
+| how much is each token, word, sentence attended to? | `received` |
 | the answer as a table or a file | `to_frame`, `write_table` |
 
 May import the job machine and what is below it; nothing of plots or the command line.
@@ -29,6 +31,8 @@ from attlas.analysis.head_diversity import head_diversity
 from attlas.analysis.head_probe import probe_heads
 from attlas.analysis.head_roles import head_roles
 from attlas.analysis.overview import overview, shrink, thumbnails
+from attlas.analysis.received import received
+from attlas.analysis.rollout import rollout
 from attlas.analysis.sink_metric import sink_metric
 from attlas.analysis.statistics import statistics
 from attlas.analysis.tables import to_frame, write_table
@@ -50,6 +54,8 @@ __all__ = [
     "head_roles",
     "overview",
     "probe_heads",
+    "received",
+    "rollout",
     "saved_results",
     "shrink",
     "sink_metric",

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from attlas.engine.passage.selection import parse_selection
+from attlas.analysis.choosing import choose_document, choose_labels, token_coordinates
 from attlas.errors import InputError
 from attlas.parse import parse_fraction
-from attlas.storage import Atlas, parse_atlas
+from attlas.storage import Atlas
 from attlas.storage.stores import Where
-from attlas.storage.tile import only_document
 
 __all__ = ["flow"]
 
@@ -51,13 +50,11 @@ def flow(
     is bound by the narrowest layer alone, and rows do not sum to one: it says what could pass, not what did.
     Raises InputError for cross attention and where the layer graph has more than MOST_EDGES edges; TierError.
     """
-    atlas = parse_atlas(atlas)
+    atlas, document, kind = choose_document(atlas, document, kind)
     residual = parse_fraction(residual, "residual")
-    document = only_document(atlas) if document is None else document
-    kind = atlas.kinds[0] if kind is None else kind
     attention = atlas.attention(document, kind)
     have: list[int] = attention["layer"].values.tolist()
-    chosen = _chosen(layers, "layers", have, "the atlas")
+    chosen = choose_labels(layers, "layers", have, "the atlas")
     tokens = attention.sizes["key"]
     if kind == "cross" or attention.sizes["query"] != tokens:
         raise InputError(f"flow goes through layers of one text, each token a query: {kind} of {document!r} is not so")
@@ -69,7 +66,7 @@ def flow(
         )
     places = list(range(tokens))
     query_Q, key_K = (
-        _chosen(one, name, places, "the document") for one, name in ((queries, "queries"), (keys, "keys"))
+        choose_labels(one, name, places, "the document") for one, name in ((queries, "queries"), (keys, "keys"))
     )
     a_LNN = [_capacities(attention.sel(layer=layer), residual) for layer in chosen]
     graph = _layer_graph(a_LNN)
@@ -77,12 +74,7 @@ def flow(
     for i, query in enumerate(query_Q):
         for j, key in enumerate(key_K):
             found_QK[i, j], bound_QK[i, j] = _flow(graph, len(chosen) * tokens + query, key)
-    coordinates = {
-        name: coordinate.isel({dim: list(places)})
-        for dim, places in (("query", query_Q), ("key", key_K))
-        for name, coordinate in attention.coords.items()
-        if coordinate.dims == (dim,) and name in {dim, f"{dim}_token", f"{dim}_token_id"}
-    }
+    coordinates = token_coordinates(attention, "query", at=query_Q) | token_coordinates(attention, "key", at=key_K)
     return xr.Dataset(
         {
             "flow": (("query", "key"), found_QK, {"long_name": "largest flow from key to query", "units": "1"}),
@@ -96,10 +88,6 @@ def flow(
             "source": "Abnar and Zuidema 2020",
         },
     )  # fmt: skip
-
-
-def _chosen(given: Any, name: str, have: list[int], of: str) -> list[int]:
-    return have if given is None else list(parse_selection(given, name, random=False).choose(have, name, of))
 
 
 def _capacities(attention: xr.DataArray, residual: float) -> Floats:

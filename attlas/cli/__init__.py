@@ -16,11 +16,17 @@ __all__ = ["main"]
 COMMANDS = {
     "bench": "Time, memory and disk here, beside what the machine allows.",
     "capture": "Run a model over texts and keep its attention.",
+    "compare": "Where two heads, layers, documents or models differ.",
     "demo": "The embedded model, captured, its heads named.",
+    "embed": "Heads as points, near where they attend alike.",
+    "graph": "Attention as a graph of tokens; who is central in it.",
     "heads": "What every head does, and how alike heads are.",
     "info": "What an atlas holds.",
     "plan": "Memory and disk a capture will need.",
+    "plot": "Pictures: maps, texts, graphs, heads, films.",
     "query": "Weights of one head, as table, CSV, JSON or npy.",
+    "received": "Which tokens are attended to most.",
+    "rollout": "How much of a token's last state comes from each token.",
     "stats": "Statistics of every layer and head.",
     "verify": "Check an atlas against its own records.",
 }

@@ -86,9 +86,10 @@ def _show(page: Any, told: dict[str, Any], leaders: dict[str, Leader], telling: 
     copy = "".join(token_label(t, 5) for t in tokens[max(0, earlier - CONTEXT) : earlier + 2])
     out.print(styled("\nAt position {} the text reads [bold]{}[/]", query, text))
     out.print(styled("and earlier, at {}, it read  [bold]{}[/]", earlier, copy))
-    out.print(f"so the induction head (layer {induction.layer}, head {induction.head}) looks at what followed then:\n")
+    where = induction.layer, induction.head
+    out.print(styled("so the induction head (layer {}, head {}) looks at what followed then:\n", *where))
     print_row(out, page.attention.sel(layer=induction.layer, head=induction.head).isel(query=query).load())
-    out.print("\nOpen it from Python:\n")
+    out.print(styled("\nOpen it from Python:\n"))
     out.print("  import attlas")
     out.print(f'  page = attlas.open_atlas("{told["store"]}")["{DOCUMENT}"]')
     out.print(f"  page.attention.sel(layer={induction.layer}, head={induction.head}).isel(query={query}).values")

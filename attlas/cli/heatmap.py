@@ -45,8 +45,8 @@ def print_tile(out: Console, tile: Any) -> None:
         out.print(f"{told_of}; narrow --key, or use --format csv, for all", style="dim")
 
 
-def print_row(out: Console, row: Any, *, most: int = 8) -> None:
-    """row: weights (key,) with key_token. The `most` heaviest keys of 0.001 or more, then the rest as a sum."""
+def print_row(out: Console, row: Any, *, most: int = 8, others: str = "keys") -> None:
+    """row: weights (key,) with key_token. The `most` heaviest keys of 0.001 or more, then the sum of `others`."""
     a_K = row.values
     heaviest = np.argsort(-a_K, kind="stable")[:most]
     heaviest = np.sort(heaviest[(a_K[heaviest] >= 0.001) | (np.arange(len(heaviest)) < 3)])
@@ -59,7 +59,7 @@ def print_row(out: Console, row: Any, *, most: int = 8) -> None:
         line.append(bar, style=_shade(weight))
         out.print(line)
     rest = float(a_K.sum() - a_K[heaviest].sum())
-    out.print(f"         {len(a_K) - len(heaviest)} other keys  {rest:6.3f}", style="dim")
+    out.print(f"         {len(a_K) - len(heaviest)} other {others}  {rest:6.3f}", style="dim")
 
 
 def _cell(weight: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from attlas.cli.output import console, spinner, styled
@@ -47,7 +47,7 @@ class CaptureProgressBar:
             spinner(screen),
             TextColumn(title),
             BarColumn(bar_width=None),
-            Told(),
+            Told(table_column=Column(no_wrap=True)),
             TimeElapsedColumn(),
             expand=True,
         )
@@ -102,7 +102,7 @@ def _joined(parts: Sequence[Text]) -> Text:
 
 def _shard_lines(shards: tuple[ShardShare, ...]) -> Table:
     """A line for each shard; of very many the least busy, which are what a person looks for."""
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(*(Column(no_wrap=True) for _ in range(6)), padding=(0, 2))
     shown = shards if len(shards) <= LINES_MOST else sorted(shards, key=lambda one: one.busy)[:LINES_MOST]
     for one in shown:
         filled = round(one.busy * BUSY_WIDTH)

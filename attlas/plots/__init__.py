@@ -15,6 +15,7 @@ from attlas.plots.heatmap import heatmap
 from attlas.plots.layer_animation import layer_animation
 from attlas.plots.layers_in_space import layers_in_space
 from attlas.plots.lines import lines
+from attlas.plots.pictures import draw
 from attlas.plots.statistics import distance_decay, head_boxes, histograms, layer_means
 from attlas.plots.style import save
 
@@ -24,6 +25,7 @@ __all__ = [
     "coloured_text",
     "distance_decay",
     "diversity_matrix",
+    "draw",
     "embedding",
     "graph_drawing",
     "head_boxes",

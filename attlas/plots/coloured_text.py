@@ -77,7 +77,7 @@ def coloured_text(values: xr.DataArray, *, scale: str | None = None) -> Figure:
         bar = mpl.cm.ScalarMappable(norm, palette)
         label = f"{given.attrs.get('long_name', 'attention weight')}{', log scale' if scale == 'log' else ''}"
         lower, upper = at((0, 0.45 * inch))[1], at((0, 0.55 * inch))[1]
-        axis = figure.add_axes((left, lower, 0.5 * (right - left), upper - lower))
+        axis = figure.add_axes((left + 0.05, lower, 0.5 * (right - left), upper - lower))
         label_decades(figure.colorbar(bar, cax=axis, label=label, orientation="horizontal"))
         words = heading(figure, _title(given, dim), subject(given, _left_out(given, dim, some, numbers)))
         words.set_position((at((EDGE * inch, 0))[0], 1 - 0.1 / figure.get_size_inches()[1]))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas as Atlas
     from attlas.storage.atlas import open_atlas as open_atlas
     from attlas.storage.atlas import parse_atlas as parse_atlas
+    from attlas.storage.operator import AttentionOperator as AttentionOperator
     from attlas.storage.pack_writer import PackWriter as PackWriter
     from attlas.storage.stores import store_bytes as store_bytes
     from attlas.storage.verification import Check as Check
@@ -26,6 +27,7 @@ _HOMES = {
     "Atlas": "atlas",
     "AtlasSpec": "writer",
     "AtlasWriter": "writer",
+    "AttentionOperator": "operator",
     "Check": "verification",
     "PackWriter": "pack_writer",
     "VerifyReport": "verification",

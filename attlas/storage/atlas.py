@@ -27,6 +27,7 @@ from attlas.storage.tiers import TIERS, Tier
 
 if TYPE_CHECKING:  # loaded when weights are asked for: what an atlas holds can be told without torch
     from attlas.storage.lazy import DocumentRows
+    from attlas.storage.operator import AttentionOperator
     from attlas.storage.zarr_shard_reader import ZarrShardReaders
 
 __all__ = ["Atlas", "open_atlas", "parse_atlas"]
@@ -194,6 +195,20 @@ class Atlas(Mapping[str, xr.Dataset]):
             named = kind if isinstance(kind, str) else shown(kind)
             raise InputError(f"{self.name} has no {named} attention: it has {', '.join(self.kinds)}")
         return kind
+
+    def operator(self, document: str, layer: int, kind: str = "self") -> AttentionOperator:
+        """One layer's attention of one document as a linear map: A @ X and A.T @ X at any length, never forming A.
+
+        >>> operator = atlas.operator("demo", layer=1)
+        >>> received = operator.apply_transposed(np.ones(146), head="mean")
+        >>> received.shape, received.sum().item()
+        ((146,), 146.00)
+
+        layer: the model's index. kind: as `attention`; errors too. See `attlas.storage.AttentionOperator`.
+        """
+        from attlas.storage.operator import make_operator
+
+        return make_operator(self, document, self._committed_index(document), self.parse_kind(kind), layer)
 
     def key_intervals(self, document: str, layer: int, kind: str = "self") -> xr.Dataset:
         """The keys that each query of a document may see in a layer: from key_start to before key_stop (query).

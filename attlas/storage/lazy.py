@@ -85,8 +85,13 @@ class DocumentRows:
         read, repeat = np.unique(self.kv_place_H[heads], return_inverse=True)
         place = heads, self.query_start + rows
         q_HQD, lse_HQ, k_GKD = self.read(layer, q=place, log_sum_exp=place, k=(read, self.key_start + keys))
-        shared = np.array_equal(repeat, np.arange(len(heads)) * len(read) // len(heads)) and not len(heads) % len(read)
-        return [q_HQD, lse_HQ, k_GKD if shared else k_GKD[torch.from_numpy(repeat)]]
+        return [q_HQD, lse_HQ, k_GKD if _is_shared(heads, read, repeat) else k_GKD[torch.from_numpy(repeat)]]
+
+    def keys_of(self, layer: int, heads: Indices, keys: Indices) -> torch.Tensor:
+        """k (G, K, D), as in `factors`."""
+        read, repeat = np.unique(self.kv_place_H[heads], return_inverse=True)
+        (k_GKD,) = self.read(layer, k=(read, self.key_start + keys))
+        return k_GKD if _is_shared(heads, read, repeat) else k_GKD[torch.from_numpy(repeat)]
 
     def intervals(self, layer: int, rows: Indices) -> tuple[Indices, Indices]:
         """Key intervals of some rows, counted from the document's first key."""
@@ -325,6 +330,12 @@ class LazyRows(LazyArray):
             return np.empty(tuple(len(part) for part in chosen), dtype=np.float32)
         place = heads, self.rows.query_start + queries
         return np.stack([self.rows.read(int(layer), **{self.name: place})[0].numpy() for layer in layers])
+
+
+def _is_shared(heads: Indices, kv_heads: Indices, repeat: Indices) -> bool:
+    """Whether as many heads in turn use each kv head. repeat: which of them each head uses."""
+    even = np.arange(len(heads)) * len(kv_heads) // len(heads)
+    return not len(heads) % len(kv_heads) and np.array_equal(repeat, even)
 
 
 def _head_parts(heads: int, queries: int, keys: int) -> list[slice]:

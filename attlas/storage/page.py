@@ -19,7 +19,7 @@ from attlas.storage.token_columns import AT_ONCE, WHEN_ASKED, LateColumns, fixed
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas
 
-__all__ = ["Page", "make_attention", "make_page"]
+__all__ = ["Page", "check_weights", "make_attention", "make_page"]
 
 PREFERRED_QUERIES, PREFERRED_KEYS = 512, 2048
 
@@ -47,12 +47,12 @@ class Page(xr.Dataset):
             return
         attributes = object.__getattribute__(self, "attrs")
         if name in attributes.get("attention_names", "").split():
-            _check_weights(attributes["keep"], name, attributes["document_id"])
+            check_weights(attributes["keep"], name, attributes["document_id"])
 
 
 def make_attention(atlas: Atlas, document: str, index: int, kind: str) -> xr.DataArray:
     """The weights of one document and kind, see `Atlas.attention`."""
-    _check_weights(atlas.keep, "attention", document)
+    check_weights(atlas.keep, "attention", document)
     rows, (query_tokens, key_tokens) = atlas.rows(kind, index), _tokens(atlas, kind, index)
     variable = _attention(rows, "")
     variable.attrs |= _subject(atlas, document, kind)
@@ -95,7 +95,8 @@ def _subject(atlas: Atlas, document: str, kind: str) -> dict[str, str]:
     return {"document_id": document, "kind": kind, "model": str(atlas.model.get("name"))}
 
 
-def _check_weights(keep: str, name: str, document: str) -> None:
+def check_weights(keep: str, name: str, document: str) -> None:
+    """Raise TierError where a tier keeps no weights, of which `name` is made."""
     if not TIERS[keep].weights:
         raise TierError(
             f"{name} of {document!r} is not kept: this atlas holds {keep} alone; "

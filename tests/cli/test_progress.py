@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -27,7 +28,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, state: CaptureProgress) -> str:
         bar(state)
         assert bar.last is state
     assert isinstance(screen.file, io.StringIO)
-    return screen.file.getvalue()
+    return re.sub(r"\x1b\[[0-9;]*m", "", screen.file.getvalue())
 
 
 def test_rates_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

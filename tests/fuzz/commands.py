@@ -49,7 +49,8 @@ def prepare(folder: Path) -> dict[str, str]:
     return {
         "model": "demo", "inputs": str(folder / "text.txt"), "store": str(folder / "a.zarr"),
         "--store": str(folder / "never.zarr"), "--layer": "0", "--head": "0", "--tokens": "64", "--document": "a",
-        "--rounds": "1", "--folder": str(folder),
+        "--rounds": "1", "picture": "map", "other_store": str(folder / "a.zarr"), "--other-document": "b",
+        "--folder": str(folder),
     }  # fmt: skip
 
 
@@ -72,8 +73,9 @@ def _command(found: click.Command, words: tuple[str, ...], good: Mapping[str, st
     options = [one for one in found.params if isinstance(one, click.Option)]
     names = {max(one.opts, key=len): one for one in options}
     asked = {"--store", "--layer", "--head", "--document"} & set(names)  # --document: the atlas holds two
-    if words[0] != "query":
+    if words[0] not in {"query", "graph", "plot", "compare", "received", "rollout"}:
         asked -= {"--document"}
+    asked |= {"--other-document"} & set(names)
     asked |= {name for name, one in names.items() if one.required}
     asked |= {"--rounds", "--tokens", "--folder"} & set(names) if words[0] == "bench" else set()
     return Command(

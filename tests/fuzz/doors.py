@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import attlas
 import attlas.storage
 from attlas import analysis, parse, plots
@@ -19,6 +21,8 @@ from attlas.engine.passage.rows import Rows
 from attlas.engine.passage.selection import parse_selection
 from attlas.jobs.choices import Choices
 from attlas.jobs.survey import SurveyOptions
+from attlas.plots.pictures import Wanted
+from attlas.storage import AttentionOperator
 from attlas.storage.tile import choose_tile
 
 __all__ = ["CALLBACKS", "INNER", "SLOW", "Door", "public_doors", "public_names"]
@@ -37,11 +41,20 @@ BESIDE = {
     "flow": ("document",),
     "graph": ("document", "top"),
     "overview": ("document",),
+    "received": ("document",),
+    "rollout": ("document",),
     "thumbnails": ("document",),
     "graph_of": ("top",),
+    "draw": ("document", "layer"),
 }
 """Options without which a call is refused, where an atlas has two documents."""
-WRITTEN = {"save": "a.png", "write_table": "a.csv", "write_graph": "a.graphml", "layer_animation": "a.gif"}
+WRITTEN = {
+    "save": "a.png",
+    "write_table": "a.csv",
+    "write_graph": "a.graphml",
+    "layer_animation": "a.gif",
+    "draw": "a.png",
+}
 CALLBACKS = {"progress"}
 """Called with a value of ours: what a function of the user's raises is the user's."""
 SLOW = {("shards", "none"), ("shards", "auto"), ("queries", "none"), ("queries", "slice")}
@@ -80,15 +93,17 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "values": answers["statistics"].entropy, "report": None, "figure": figure, "dataset": answers["statistics"],
         "layer": 0, "head": 0, "given": "0", "field": "layers", "kind": "self", "path": folder / "a",
         "store": folder / "never.zarr", "key": "a", "axis": "text", "name": "entropy",
-        "graph": graph, "weights": weights, "made": graph, "top": 2,
+        "graph": graph, "x": np.ones(weights.sizes["key"]), "weights": weights, "made": graph, "top": 2,
     }  # fmt: skip
     span = weights.isel(query=slice(20, 30), key=slice(10, 20))
     layers = analysis.overview(atlas, "a", layer=None, cells=20)
     drawn: dict[str, dict[str, Any]] = {
         "coloured_text": {"values": weights.isel(query=20)}, "lines": {"weights": span},
+        "causal_report": {"answer": analysis.causal_report(atlas, save=False)},
+        "compare": {"one": weights, "other": weights},
         "embedding": {"answer": analysis.embed_heads(atlas, save=False)},
         "head_grid": {"thumbnails": analysis.thumbnails(atlas, "a")},
-        "layer_animation": {"weights": layers},
+        "layer_animation": {"weights": layers}, "draw": {"picture": "map"},
         "layers_in_space": {"weights": analysis.overview(atlas, "a", layer=None)},
     }  # fmt: skip
     seen: set[object] = set()
@@ -98,6 +113,10 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
             continue
         seen.add(function)
         if inspect.isclass(function):
+            if function is AttentionOperator:
+                for method in ("apply", "apply_transposed", "row_sums"):
+                    yield _door(f"{short}.{method}", getattr(atlas.operator("a", 0), method), good)
+                continue
             for method in public_methods(function):
                 yield _door(f"{short}.{method}", getattr(atlas, method), good | {"path": "self/layer"})
         else:
@@ -105,7 +124,8 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
             if short in WRITTEN:
                 own["path"] = folder / WRITTEN[short]
             made = folder / "never.zarr" if short == "capture" else own["path"]
-            yield _door(short, function, own, made=made, beside=BESIDE.get(short, ()))
+            named = f"plots.{short}" if name.startswith(plots.__name__) else short
+            yield _door(named, function, own, made=made, beside=BESIDE.get(short, ()))
     for value in OPTION_VALUES:
         yield _door(f"{value.__name__}.of", value.of, good)
     yield _door("parse_selection", parse_selection, good, only=("given",))
@@ -160,6 +180,8 @@ def _further(name: str) -> list[str]:
     if name == "probe_heads":
         known = inspect.signature(attlas.capture).parameters
         return [one for one in known if one not in {"model", "texts", "store", "ids", "seed"}]
+    if name == "plots.draw":
+        return list(Wanted.__dataclass_fields__)
     return [*Choices.__dataclass_fields__, *SurveyOptions.__dataclass_fields__]
 
 

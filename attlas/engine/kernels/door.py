@@ -1,9 +1,9 @@
 """The door to the kernels: what everyone asks of attention, and the one place that chooses which kernel answers.
 
 On the CPU, output and log-sum-exp come from torch's fused attention where it knows the score rule, else from the CPU
-kernel's online softmax, and row statistics from the CPU kernel's compiled pass. On CUDA one Triton kernel gives all of
-them. Histogram and head Gram matrix on CUDA, row statistics without a slot, and everything on other devices, come from
-the reference.
+kernel's online softmax; row statistics and the operator from the CPU kernels' compiled passes. On CUDA one Triton
+kernel gives output and statistics. The operator, histogram and head Gram matrix on CUDA, row statistics without a slot,
+and everything on other devices, come from the reference.
 
 Suffixes: H query heads, G kv heads, N query rows, M keys, V value features; h and n those that are measured.
 """
@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attlas.engine.kernels import cpu, reference, sdpa
-from attlas.engine.kernels.measure import Attended, Measure, RowStatistics
+from attlas.engine.kernels import cpu, operator_cpu, operator_reference, reference, sdpa
+from attlas.engine.kernels.discard import Discard
+from attlas.engine.kernels.measure import TILE_BYTES, Attended, Measure, RowStatistics
 from attlas.engine.kernels.problem import Problem
 from attlas.engine.kernels.row_statistics import STATISTICS
 from attlas.engine.kernels.survey import Survey, SurveyMeasure
 from attlas.engine.kernels.survey import survey as cpu_survey
 from attlas.engine.kernels.threads import alone
 
-__all__ = ["attend", "statistics", "survey", "weights"]
+__all__ = ["apply", "apply_transposed", "attend", "statistics", "survey", "weights"]
 
 Indices = NDArray[np.int64]
 
@@ -74,6 +75,40 @@ def survey(problem: Problem, lse_HN: torch.Tensor, measure: SurveyMeasure) -> Su
         by_reference = reference.row_statistics(problem, Measure(names=slow, tile_bytes=measure.tile_bytes))
         found.rows_HN.update({name: value.numpy() for name, value in by_reference.statistics.items()})
     return found
+
+
+def apply(
+    problem: Problem,
+    lse_HN: torch.Tensor,
+    x: torch.Tensor,
+    *,
+    mean: bool = False,
+    discard: Discard | None = None,
+    tile_bytes: int = TILE_BYTES,
+) -> torch.Tensor:
+    """A @ X of each head, (H, N, C), or, with `mean`, of the mean of the heads, (N, C), in the dtype of X.
+
+    lse_HN: the rows' log-sum-exp. x: (M, C), shared by the heads, or (H, M, C), one a head, float32 or float64, on the
+    problem's device. A row may see no key at all. discard: from the mean of the heads, whose X they then share.
+    Memory: see the kernels; a tile of `tile_bytes`, or of one row.
+    """
+    kernel = operator_cpu if problem.device.type == "cpu" else operator_reference
+    return kernel.apply(problem, lse_HN, x, mean=mean, discard=discard, tile_bytes=tile_bytes)
+
+
+def apply_transposed(
+    problem: Problem,
+    lse_HN: torch.Tensor,
+    x: torch.Tensor,
+    *,
+    mean: bool = False,
+    discard: Discard | None = None,
+    tile_bytes: int = TILE_BYTES,
+) -> torch.Tensor:
+    """A.T @ X of each head, (H, M, C), or, with `mean`, of the mean of the heads, (M, C); x: (N, C) or (H, N, C). The
+    rest as `apply`."""
+    kernel = operator_cpu if problem.device.type == "cpu" else operator_reference
+    return kernel.apply_transposed(problem, lse_HN, x, mean=mean, discard=discard, tile_bytes=tile_bytes)
 
 
 def _output(problem: Problem, v_GMV: torch.Tensor, measure: Measure) -> Attended:
