@@ -90,9 +90,10 @@ def command(
     choices = choices_of(kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
     if explain:
         where: dict[str, Any] = {"workers": workers, "scheduler": scheduler}
-        console().print("[bold]roles[/]")
+        console().print(styled("[bold]roles[/]"))
         print_plan(analysis.explain(atlas, "head_roles", **where, **choices), store)
-        console().print("\n[bold]diversity[/]")
+        console().print()
+        console().print(styled("[bold]diversity[/]"))
         print_plan(analysis.explain(atlas, "head_diversity", pair_rows=pair_rows, **where, **choices), store)
         return
     begin = time.perf_counter()
@@ -117,11 +118,8 @@ def command(
     _print_map(out, roles)
     out.print()
     out.print(_roles_table(roles, leading))
-    out.print(
-        "[dim]leads: heads on the map, of those that have the role"
-        + ("; ± standard error" if "role_error" in roles else "")
-        + "[/]"
-    )
+    errors = "; ± standard error" if "role_error" in roles else ""
+    out.print(styled("[dim]leads: heads on the map, of those that have the role{}[/]", errors))
     if probed is not None:
         out.print()
         _print_probe(out, probed, leading)

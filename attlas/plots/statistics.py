@@ -14,14 +14,12 @@ from matplotlib.ticker import MaxNLocator
 from attlas.errors import InputError
 from attlas.parse import is_integer, parse_names, refuse
 from attlas.plots.given import parse_answer
-from attlas.plots.style import INK, SEQUENTIAL, grid_of, label_axis, new_figure, styled, title
+from attlas.plots.style import INK, NARROWEST, SEQUENTIAL, grid_of, label_axis, new_figure, styled, title
 from attlas.readable import index_runs
 
 __all__ = ["distance_decay", "head_boxes", "histograms", "layer_means"]
 
 FEW_COLOURS = 12
-NARROWEST = 4.6
-"""Inches that a title needs."""
 FEW_DOCUMENTS = 5
 """With fewer, each is a dot: quarters of two numbers say nothing."""
 

@@ -21,6 +21,7 @@ __all__ = [
     "DIVERGING",
     "INK",
     "MASKED",
+    "NARROWEST",
     "OKABE",
     "PALE",
     "SEQUENTIAL",
@@ -45,6 +46,8 @@ OKABE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000
 GENERIC = re.compile(r"(model|models|final|best|latest|output|weights|hf|checkpoint|checkpoint[-_]?\d+)", re.IGNORECASE)
 """Names of folders that many models have."""
 DOTS = 150
+NARROWEST = 5.2
+"""Inches that a title needs."""
 LETTERS = 12
 """Letters of a title in an inch."""
 
