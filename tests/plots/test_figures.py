@@ -17,7 +17,7 @@ from matplotlib.text import Text
 
 from attlas import analysis, plots
 from attlas.errors import InputError
-from attlas.plots.style import model_title, readable
+from attlas.plots.style import apart, model_title, readable
 from tests.analysis.test_statistics import write
 from tests.storage.synthetic import synthetic
 
@@ -131,6 +131,13 @@ def test_labels_on_the_plane_lie_on_no_label_and_no_point() -> None:
     assert len(boxes) > 5
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
     assert not any(box.contains(x, y) for box in boxes for x, y in points)
+
+
+def test_a_point_with_another_where_its_label_would_be_has_none() -> None:
+    place = np.array([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [0.54, 0.505]])
+    assert apart(place, [2, 3, 0, 1], most=9) == [3, 0, 1]
+    assert apart(place, [2, 3, 0, 1], most=2) == [3, 0]
+    assert apart(place[:3], [2, 1, 0], most=9) == [2, 1, 0]
 
 
 @pytest.mark.parametrize(
