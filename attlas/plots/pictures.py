@@ -156,7 +156,7 @@ def _rollout(atlas: Atlas, wanted: Wanted) -> Any:
         kind=kind, model=str(atlas.model.get("name")),
     )  # fmt: skip
     single = next((dim for dim in ("query", "key") if found.sizes[dim] == 1), None)
-    return heatmap(found, scale=wanted.scale) if single is None else coloured_text(found.isel({single: 0}))
+    return heatmap(found, scale=wanted.scale or "log") if single is None else coloured_text(found.isel({single: 0}))
 
 
 def _received(atlas: Atlas, wanted: Wanted) -> Any:

@@ -32,6 +32,9 @@ Indices = NDArray[np.int64]
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
+DEVICE_TILE_BYTES, DEVICE_SHARE = 2**30, 16
+"""A score tile on a GPU, and at most this part of its free memory; about eight are held at once."""
+
 SMALL_PRODUCTS = 2**26
 """So many multiplications are done within the time that it takes to wake torch's other threads."""
 
@@ -93,6 +96,7 @@ def apply(
     Memory: see the kernels; a tile of `tile_bytes`, or of one row.
     """
     kernel = operator_cpu if problem.device.type == "cpu" else operator_reference
+    tile_bytes = _device_tile(problem, tile_bytes)
     return kernel.apply(problem, lse_HN, x, mean=mean, discard=discard, tile_bytes=tile_bytes)
 
 
@@ -108,6 +112,7 @@ def apply_transposed(
     """A.T @ X of each head, (H, M, C), or, with `mean`, of the mean of the heads, (M, C); x: (N, C) or (H, N, C). The
     rest as `apply`."""
     kernel = operator_cpu if problem.device.type == "cpu" else operator_reference
+    tile_bytes = _device_tile(problem, tile_bytes)
     return kernel.apply_transposed(problem, lse_HN, x, mean=mean, discard=discard, tile_bytes=tile_bytes)
 
 
@@ -139,7 +144,7 @@ def _measured(problem: Problem, found: RowStatistics, measure: Measure) -> RowSt
         found = replace(found, statistics=found.statistics | cuda.attend(problem, problem.k_GMD, fast).rows.statistics)
     else:
         slow = lacking
-    rest = replace(measure, names=slow)
+    rest = replace(measure, names=slow, tile_bytes=_device_tile(problem, measure.tile_bytes))
     if rest.anything:
         more = reference.row_statistics(problem, rest)
         found = replace(
@@ -149,6 +154,14 @@ def _measured(problem: Problem, found: RowStatistics, measure: Measure) -> RowSt
             head_gram_HH=found.head_gram_HH if more.head_gram_HH is None else more.head_gram_HH,
         )
     return replace(found, statistics={name: found.statistics[name] for name in measure.names})
+
+
+def _device_tile(problem: Problem, tile_bytes: int) -> int:
+    """On a GPU a larger tile than the default, of what memory is free: small ones leave it waiting for each launch."""
+    if problem.device.type != "cuda" or tile_bytes < TILE_BYTES:  # lowered by who is short of memory
+        return tile_bytes
+    free, _ = torch.cuda.mem_get_info(problem.device)
+    return max(tile_bytes, min(DEVICE_TILE_BYTES, free // DEVICE_SHARE))
 
 
 def _by_slot(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

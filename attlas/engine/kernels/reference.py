@@ -162,8 +162,11 @@ def _visible(start_Q: Indices, stop_Q: Indices, keys_K: Indices, device: torch.d
 
 
 def _count(a_HQK: torch.Tensor, visible_QK: torch.Tensor, histogram_HB: torch.Tensor) -> None:
-    """Add the visible weights of a tile to the logarithmic histogram."""
-    for head, a_QK in enumerate(a_HQK):
-        place = torch.floor(torch.log2(a_QK[visible_QK]) * 4) + HISTOGRAM_BINS
-        counted = torch.bincount(place.clamp_(0, HISTOGRAM_BINS - 1).long(), minlength=HISTOGRAM_BINS)
-        histogram_HB[head] += counted
+    """Add the visible weights of a tile to the logarithmic histogram: all heads in one go, since a device waits for
+    each count. What is masked is counted in a bin of its own, which is dropped."""
+    heads = len(a_HQK)
+    place_HQK = torch.floor(torch.log2(a_HQK) * 4) + HISTOGRAM_BINS
+    place_HQK = place_HQK.clamp_(0, HISTOGRAM_BINS - 1).long().masked_fill_(~visible_QK, HISTOGRAM_BINS)
+    place_HQK += torch.arange(heads, device=a_HQK.device)[:, None, None] * (HISTOGRAM_BINS + 1)
+    counted = torch.bincount(place_HQK.flatten(), minlength=heads * (HISTOGRAM_BINS + 1))
+    histogram_HB += counted.view(heads, -1)[:, :HISTOGRAM_BINS]
