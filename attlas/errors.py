@@ -17,8 +17,10 @@ __all__ = [
     "NoMemoryError",
     "NotFiniteError",
     "PacksFailedError",
+    "StoreAccessError",
     "StoreBusyError",
     "StoreExistsError",
+    "StoreFullError",
     "StoreMissingError",
     "TierError",
     "UnsupportedModelError",
@@ -77,6 +79,17 @@ class NotFiniteError(AttlasError, ArithmeticError):
     """NaN or Inf in q, k or a score; names document, layer, head and token."""
 
 
+class StoreAccessError(AttlasError, OSError):
+    """The place of a store cannot be reached, read or written; what lies there may be sound."""
+
+
+class StoreFullError(StoreAccessError):
+    """The place of a store has no room for what is left to be written; `errno` is the system's."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])  # OSError's own would begin with the number
+
+
 class StoreExistsError(AttlasError, FileExistsError):
     """The store to be written holds something already."""
 
@@ -104,8 +117,15 @@ class DisagreementError(AttlasError, ArithmeticError):
     """Two ways to the same numbers gave different ones, so that their times cannot be compared."""
 
 
-class TierError(AttlasError, LookupError):
-    """The question needs a tier (statistics, factors, maps) that this atlas does not keep."""
+class TierError(AttlasError, AttributeError, KeyError):
+    """The question needs a tier (statistics, factors, maps) that this atlas does not keep.
+
+    What is not kept is no attribute and no key of a page: `hasattr(page, "attention")` is False, and
+    `page.get("attention")` None.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError's own would quote it
 
 
 def first_line(error: BaseException) -> str:

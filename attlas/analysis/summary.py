@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-__all__ = ["Extreme", "StatisticSummary", "document_means", "head_values", "summarise_statistics"]
+__all__ = ["Extreme", "StatisticSummary", "document_means", "head_values", "sampling_error", "summarise_statistics"]
 
 ENDINGS = ("_error", "_low", "_high")
 
@@ -62,11 +62,18 @@ def head_values(answer: xr.Dataset, *, distances: bool = True) -> Iterator[tuple
                 yield f"{name} {_label(answer, more[0], place)}", variable.isel({more[0]: place})
 
 
-def document_means(answer: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
-    """Name and means (document) over heads of every statistic that is told of documents."""
+def sampling_error(answer: xr.Dataset, values: xr.DataArray) -> xr.DataArray | None:
+    """Standard errors of what `head_values` gave, shaped as it is, where rows were sampled; else None."""
+    return _error(answer, values, "_error")
+
+
+def document_means(answer: xr.Dataset) -> Iterator[tuple[str, xr.DataArray, xr.DataArray | None]]:
+    """Name, means (document) over heads of every statistic that is told of documents, and the means over heads of its
+    standard error, where rows were sampled."""
     for name, variable in answer.data_vars.items():
         if variable.dims == ("document", "layer", "head") and not str(name).endswith("_error"):
-            yield str(name).removeprefix("document_"), variable.mean(("layer", "head"), keep_attrs=True)
+            error = answer[f"{name}_error"].mean(("layer", "head")) if f"{name}_error" in answer else None
+            yield str(name).removeprefix("document_"), variable.mean(("layer", "head"), keep_attrs=True), error
 
 
 def _label(answer: xr.Dataset, dim: str, place: int) -> str:
@@ -80,12 +87,16 @@ def _label(answer: xr.Dataset, dim: str, place: int) -> str:
 
 
 def _mean_error(answer: xr.Dataset, values: xr.DataArray) -> float | None:
-    names = (f"{values.name}{ending}" for ending in ("_error", "_document_error"))
-    name = next((name for name in names if name in answer), None)
-    if name is None:
+    found = (_error(answer, values, ending) for ending in ("_error", "_document_error"))
+    error = next((one for one in found if one is not None), None)
+    return None if error is None else float(error.mean())
+
+
+def _error(answer: xr.Dataset, values: xr.DataArray, ending: str) -> xr.DataArray | None:
+    if f"{values.name}{ending}" not in answer:
         return None
     place = {dim: values[dim].item() for dim in ("threshold", "level", "distance") if dim in values.coords}
-    return float(answer[name].sel(place).mean())
+    return answer[f"{values.name}{ending}"].sel(place)
 
 
 def _extreme(values: xr.DataArray, place: int) -> Extreme:

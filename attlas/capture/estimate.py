@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from attlas.engine.model.adapter import base_source
+from attlas.engine.model.positions import beyond_positions, position_limit, table_offset
 from attlas.engine.model.shape import shape_of
 from attlas.engine.model.shard import meta_model
 from attlas.engine.model.source import load_config
@@ -16,6 +17,8 @@ from attlas.storage.sizes import Sizes, plan_sizes
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from attlas.actors.plan import ClusterPlan, Devices
 
 __all__ = ["estimate_capture"]
@@ -35,6 +38,7 @@ def estimate_capture(
     dtype: str = "auto",
     revision: str | None = None,
     part: str | None = None,
+    extrapolate: bool = False,
 ) -> dict[str, Any]:
     """The model's size; of each tier the disk, and the memory that documents of so many tokens take at the peak.
 
@@ -43,14 +47,16 @@ def estimate_capture(
 
     part: of the model, as of `attlas.capture`. memory: bytes that each process may take; a tier that does not fit has
     `fits` False and the memory it needs. devices ("8x80GB"), address (of a running Ray cluster) or shards: also how the
-    layers are cut for `keep`, and how many replicas there is room for, as `cluster`. Raises InputError,
-    UnsupportedModelError, TooLittleMemoryError where no tier fits, ClusterError.
+    layers are cut for `keep`, and how many replicas there is room for, as `cluster`. extrapolate: as of
+    `attlas.capture`, which refuses what is refused here. Raises InputError, UnsupportedModelError, TooLittleMemoryError
+    where no tier fits, ClusterError.
     """
     if devices is not None and address is not None:
         raise InputError("devices describe a cluster and an address names one: give one of them")
     base, base_revision = base_source(model, revision)
     meta = meta_model(load_config(base, revision=base_revision), part)
     check_supported(meta)
+    _check_positions(meta, tokens, extrapolate=extrapolate)
     shape = shape_of(meta, dtype=dtype)
     disk = tier_bytes(shape, tokens=tokens, documents=documents)
     layout = None
@@ -104,6 +110,17 @@ def estimate_capture(
         "eager_attention_bytes": heads * tokens * tokens * (4 if shape.dtype == "float32" else 2),
         "cluster": None if layout is None else _cluster_json(layout, keep),
     }
+
+
+def _check_positions(meta: PreTrainedModel, tokens: int, *, extrapolate: bool) -> None:
+    """Raise InputError where `attlas.capture` would, for documents of so many tokens."""
+    limit = position_limit(meta.config, table_offset(meta))
+    axes = 2 if meta.config.is_encoder_decoder else 1  # source and target, each with positions of its own
+    if limit is None or tokens <= axes * limit:
+        return
+    beyond = beyond_positions(meta, limit, tokens=-(-tokens // axes), extrapolate=extrapolate)
+    if beyond is not None:
+        raise InputError(f"such a document has {beyond}")
 
 
 def _sizes_json(sizes: Sizes) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from attlas.actors.layout import Layout
+from attlas.capture.full import telling_when_full
 from attlas.capture.in_process import Runs, in_process
 from attlas.capture.plan import CapturePlan, plan_capture
 from attlas.engine.model.layout import KindLayout, factor_span, layer_span
 from attlas.engine.model.load import LoadedModel
+from attlas.engine.model.shape import shape_of
 from attlas.engine.model.source import ModelSource
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import name_pack
@@ -27,7 +29,7 @@ from attlas.progress import CaptureProgress
 from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spans
 from attlas.storage.capture_job import CaptureJob
 from attlas.storage.occupant import refuse_to_make
-from attlas.storage.stores import open_store, store_name
+from attlas.storage.stores import open_writable, store_name
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 
 if TYPE_CHECKING:
@@ -127,9 +129,8 @@ def capture(
     if progress is not None and not callable(progress):
         raise refuse(progress, "progress", "give a function that takes an attlas.progress.CaptureProgress")
     layout.check_reaches(store)
-    there = refuse_to_make(
-        open_store(store, storage_options=storage_options), store_name(store), overwrite=overwrite or resume
-    )
+    place = open_writable(store, storage_options=storage_options)
+    there = refuse_to_make(place, store_name(store), overwrite=overwrite or resume)
     going_on = resume and there not in {"empty", "begun"}
     spans = stored_spans(store, storage_options=storage_options) if going_on else None
     with _ready(source, budget, layout, spans) as runs:
@@ -159,11 +160,15 @@ def capture(
             options=rows.record(),
             map_dtype=map_dtype,
         )
+        shape = shape_of(runs.loaded.model, dtype=plan.kinds[0].dtype)
         if going_on:
             writer = AtlasWriter.reopen(store, spec, storage_options=storage_options)
         else:
-            writer = AtlasWriter.create(store, spec, storage_options=storage_options, overwrite=overwrite, begun=resume)
-        with _removed_if_nothing_committed(writer):
+            with telling_when_full(place, spec, shape, pending=lambda: plan.packs):
+                writer = AtlasWriter.create(
+                    store, spec, storage_options=storage_options, overwrite=overwrite, begun=resume
+                )
+        with _removed_if_nothing_committed(writer), telling_when_full(place, spec, shape, pending=writer.pending_packs):
             failed = runs.run(
                 CaptureJob(
                     packs=plan.packs, documents=plan.documents, writer=writer, where=store,

@@ -17,7 +17,7 @@ import click
 from rich.table import Table
 
 from attlas.cli.inputs import read_inputs
-from attlas.cli.output import console, print_json, reports_errors, styled
+from attlas.cli.output import console, fail, print_json, reports_errors, styled
 from attlas.cli.progress import capture_progress
 from attlas.cli.selection import (
     COUNT,
@@ -32,7 +32,7 @@ from attlas.cli.selection import (
     WORKERS,
     storage_option,
 )
-from attlas.errors import PacksFailedError
+from attlas.errors import PacksFailedError, StoreFullError
 from attlas.progress import CaptureProgress
 from attlas.readable import human_bytes, human_seconds
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
@@ -125,6 +125,8 @@ def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, a
                 last = progress.last
     except PacksFailedError as error:
         failure = error
+    except StoreFullError as error:
+        fail(f"{error}:\n  {_resume_command(sys.argv)}")
     except KeyboardInterrupt:
         click.echo(f"stopped; {_kept(last)}. Go on with:\n  {_resume_command(sys.argv)}", err=True)
         raise SystemExit(130) from None

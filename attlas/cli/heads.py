@@ -90,8 +90,10 @@ def command(
     choices = choices_of(kind=kind, documents=documents, layers=layers, sample=sample, seed=seed)
     if explain:
         where: dict[str, Any] = {"workers": workers, "scheduler": scheduler}
+        console().print(styled("[bold]roles[/]"))
         print_plan(analysis.explain(atlas, "head_roles", **where, **choices), store)
         console().print()
+        console().print(styled("[bold]diversity[/]"))
         print_plan(analysis.explain(atlas, "head_diversity", pair_rows=pair_rows, **where, **choices), store)
         return
     begin = time.perf_counter()
@@ -116,6 +118,8 @@ def command(
     _print_map(out, roles)
     out.print()
     out.print(_roles_table(roles, leading))
+    errors = "; ± standard error" if "role_error" in roles else ""
+    out.print(styled("[dim]leads: heads on the map, of those that have the role{}[/]", errors))
     if probed is not None:
         out.print()
         _print_probe(out, probed, leading)
@@ -153,25 +157,41 @@ def _print_map(out: Console, roles: Any) -> None:
 
 
 def _roles_table(roles: Any, count: int) -> Table:
-    from attlas.analysis.head_roles import leading_heads
+    from attlas.analysis.head_roles import leading_heads, leading_role
 
+    leads = leading_role(roles)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("role")
-    table.add_column("heads", justify="right")
+    table.add_column("leads", justify="right")
+    table.add_column("of", justify="right")
     table.add_column("from", justify="right", style="dim")
     table.add_column("evenly", justify="right", style="dim")
     table.add_column("leading heads (layer.head score)")
     for i, name in enumerate(roles["role"].values):
         best = Text("  ").join(
-            styled("{}.{} [bold]{}[/][dim]{}[/]", layer, head, f"{value:.2f}", _offset(roles, name, layer, head))
+            styled(
+                "{}.{} [bold]{}[/]{}[dim]{}[/]",
+                layer,
+                head,
+                f"{value:.2f}",
+                _error(roles, name, layer, head),
+                _offset(roles, name, layer, head),
+            )
             for layer, head, value in leading_heads(roles.role_score[i], count)
         )
         baseline = float(np.nanmean(roles.role_baseline.values[i]))
         table.add_row(
-            f"{name}", str(int(roles.has_role.values[i].sum())), f"{float(roles.role_threshold[i]):g}",
-            f"{baseline:.3f}", best,
+            f"{name}", str(int((leads == name).sum())), str(int(roles.has_role.values[i].sum())),
+            f"{float(roles.role_threshold[i]):g}", f"{baseline:.3f}", best,
         )  # fmt: skip
     return table
+
+
+def _error(roles: Any, role: str, layer: int, head: int) -> str:
+    """Of a sample, the score's standard error."""
+    if "role_error" not in roles:
+        return ""
+    return f"±{float(roles.role_error.sel(role=role, layer=layer, head=head)):.2f}"
 
 
 def _offset(roles: Any, role: str, layer: int, head: int) -> str:

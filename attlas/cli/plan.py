@@ -21,6 +21,7 @@ __all__ = ["command"]
 @click.option("--tokens", type=COUNT, required=True, help="Tokens of a document.")
 @click.option("--documents", type=COUNT, default=1, show_default=True)
 @click.option("--chunk-tokens", type=COUNT, help="Query tokens in one forward pass.")
+@click.option("--extrapolate", is_flag=True, help="Take documents longer than the model's trained positions.")
 @click.option("--memory", type=MEMORY, help="What each process may take, such as 6GB. [default: no limit]")
 @click.option("--shards", type=SHARDS, help="Cut the model into so many, not as few as fit.")
 @click.option("--devices", type=WORD, help="What it is to run on, such as 8x80GB.")

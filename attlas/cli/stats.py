@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
 from attlas.cli.output import console, print_json_text, reports_errors, styled
@@ -20,6 +21,8 @@ from attlas.errors import InputError
 __all__ = ["command"]
 
 SHOWN = 40
+EXACT, ESTIMATE = 11, 17
+"""Columns that a number takes, and one with its error."""
 ROWS = {"layer": ("layer", "head"), "head": ("layer", "head"), "document": ("document", "layer", "head")}
 
 
@@ -136,46 +139,68 @@ def _summary(answer: Any) -> Table:
     return table
 
 
-def _layers(answer: Any) -> Table:
-    """One row a layer: means over its heads."""
-    from attlas.analysis.summary import head_values
+def _layers(answer: Any) -> Group:
+    """One row a layer: means over its heads, and of a sample the mean standard error of a head."""
+    from attlas.analysis.summary import head_values, sampling_error
 
-    columns = [(title, np.nanmean(values, axis=1)) for title, values in head_values(answer, distances=False)]
+    columns = []
+    for title, values in head_values(answer, distances=False):
+        error = sampling_error(answer, values)
+        columns.append((title, _over_heads(values), None if error is None else _over_heads(error)))
     return _wide(["layer"], [[str(layer)] for layer in answer["layer"].values], columns)
 
 
-def _heads(answer: Any) -> Table:
-    from attlas.analysis.summary import head_values
+def _over_heads(values: Any) -> Any:
+    """Means over heads; NaN where no head has a number."""
+    return values.mean("head", skipna=True).values
 
-    columns = [(title, values.values.ravel()) for title, values in head_values(answer, distances=False)]
+
+def _heads(answer: Any) -> Group:
+    from attlas.analysis.summary import head_values, sampling_error
+
+    columns = []
+    for title, values in head_values(answer, distances=False):
+        error = sampling_error(answer, values)
+        columns.append((title, values.values.ravel(), None if error is None else error.values.ravel()))
     places = [[str(layer), str(head)] for layer in answer["layer"].values for head in answer["head"].values]
     return _wide(["layer", "head"], places, columns)
 
 
-def _documents(answer: Any) -> Table:
-    """One row a document: means over its heads."""
+def _documents(answer: Any) -> Group:
+    """One row a document: means over its heads, and of a sample the mean standard error of a head."""
     from attlas.analysis.summary import document_means
 
-    columns = [(name, values.values) for name, values in document_means(answer)]
+    columns = [
+        (name, values.values, None if error is None else error.values) for name, values, error in document_means(answer)
+    ]
     return _wide(["document"], [[str(name)] for name in answer["document"].values] if columns else [], columns)
 
 
-def _wide(heads: list[str], places: list[list[str]], columns: list[tuple[str, Any]]) -> Table:
-    """Statistics across; those that a terminal has no room for are left to --output."""
-    room = max(1, (console().width - 10 * len(heads)) // 13)
+def _wide(heads: list[str], places: list[list[str]], columns: list[tuple[str, Any, Any]]) -> Group:
+    """Statistics across, each with its standard error if it has one; those that a terminal has no room for are left to
+    --output."""
+    sampled = any(errors is not None for _, _, errors in columns)
+    width = ESTIMATE if sampled else EXACT
+    room = max(1, (console().width - 10 * len(heads)) // (width + 2))
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for head in heads:
         table.add_column(head, justify="left" if head == "document" else "right")
-    for title, _ in columns[:room]:
-        table.add_column(title.replace("_", " "), justify="right", width=11)
+    for title, _, _ in columns[:room]:
+        table.add_column(title.replace("_", " "), justify="right", width=width)
     for i, place in enumerate(places[:SHOWN]):
-        table.add_row(*place, *(number(values[i]) for _, values in columns[:room]))
+        table.add_row(*place, *(_estimate(values, errors, i) for _, values, errors in columns[:room]))
     rest = [f"{len(columns) - room} more statistics"] if len(columns) > room else []
     rest += [f"{len(places) - SHOWN:,} more rows"] if len(places) > SHOWN else []
-    if rest:
-        table.caption = f"{' and '.join(rest)}: --output FILE has all, --statistic chooses"
-        table.caption_justify = "left"
-    return table
+    told = [f"{' and '.join(rest)}: --output FILE has all, --statistic chooses"] if rest else []
+    if sampled:
+        told.insert(0, "± standard error for the rows of this atlas" + (", of a head" if "head" not in heads else ""))
+    return Group(table, *(Text(line, style="dim italic") for line in told))
+
+
+def _estimate(values: Any, errors: Any, place: int) -> str:
+    if errors is None or np.isnan(errors[place]):
+        return number(values[place])
+    return f"{number(values[place])} ± {number(errors[place])}"
 
 
 def number(value: float) -> str:

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from attlas.analysis.head_roles import leading_heads, leading_role
 from attlas.plots.given import parse_answer, parse_head_values
-from attlas.plots.style import INK, SEQUENTIAL, label_axis, new_figure, styled, title
+from attlas.plots.style import INK, NARROWEST, SEQUENTIAL, label_axis, new_figure, styled, title
 
 __all__ = ["head_map", "head_page", "role_map"]
 
@@ -63,7 +63,7 @@ def role_map(roles: xr.Dataset) -> Figure:
     roles = parse_answer(roles, "head_roles", *ROLE_VARIABLES)
     with styled():
         width, height = _size(roles.sizes["head"]), _size(roles.sizes["layer"])
-        figure = new_figure(width + 2.2, height + 1.1)
+        figure = new_figure(max(NARROWEST, width + 2.4), height + 1.3)
         _draw_roles(figure.subplots(), roles, width, height)
         title(figure, roles, "Roles of heads")
     return figure
@@ -120,7 +120,16 @@ def _draw_roles(panel: Any, roles: xr.Dataset, width: float, height: float) -> N
     present = [i for i in range(len(names)) if (place == i + 1).any()]
     handles = [Patch(color=COLOURS[names[i]], label=f"{names[i]} ({int((place == i + 1).sum())})") for i in present]
     handles.append(Patch(facecolor=NONE, edgecolor="#c9d0d6", label=f"none ({int((place == 0).sum())})"))
-    panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    panel.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=8,
+        title="role (heads it leads)",
+        title_fontsize=8,
+        alignment="left",
+    )
     panel.set_title("leading role")
 
 
@@ -132,7 +141,8 @@ def _draw_leading(panel: Any, roles: xr.Dataset) -> None:
         for j, (layer, head, score) in enumerate(leading_heads(roles.role_score[i], BARS)):
             y = i * step + j
             panel.barh(y, score, color=COLOURS[name], height=0.85)
-            panel.text(score + 0.01, y, f"{layer}.{head}", va="center", fontsize=7, color=INK)
+            panel.text(score + 0.01, y, f"{layer}.{head}", va="center", fontsize=7, color=INK, zorder=4,
+                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4})  # fmt: skip
         span = (i * step - 0.5, i * step + BARS - 0.5)
         panel.plot([float(roles.role_threshold[i])] * 2, span, color=INK, lw=1.2)
         panel.plot([float(np.nanmean(roles.role_baseline.values[i]))] * 2, span, color="#b3361b", lw=1.2, ls=":")

@@ -14,12 +14,14 @@ from matplotlib.ticker import MaxNLocator
 from attlas.errors import InputError
 from attlas.parse import is_integer, parse_names, refuse
 from attlas.plots.given import parse_answer
-from attlas.plots.style import INK, SEQUENTIAL, grid_of, label_axis, new_figure, styled, title
+from attlas.plots.style import INK, NARROWEST, SEQUENTIAL, grid_of, label_axis, new_figure, styled, title
 from attlas.readable import index_runs
 
 __all__ = ["distance_decay", "head_boxes", "histograms", "layer_means"]
 
 FEW_COLOURS = 12
+FEW_DOCUMENTS = 5
+"""With fewer, each is a dot: quarters of two numbers say nothing."""
 
 
 def layer_means(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figure:
@@ -35,7 +37,7 @@ def layer_means(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figur
     chosen = _chosen(answer, names)
     rows, columns = grid_of(len(chosen))
     with styled():
-        figure = new_figure(3.1 * columns + 0.4, 2.2 * rows + 0.7)
+        figure = new_figure(max(NARROWEST, 3.1 * columns + 0.4), 2.2 * rows + 0.7)
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
         layers = np.arange(answer.sizes["layer"])
         for panel, name in zip(panels, chosen, strict=False):
@@ -48,9 +50,11 @@ def layer_means(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figur
             panel.set_title(name.replace("_", " "))
             panel.set_ylabel("" if answer[name].attrs["units"] == "1" else answer[name].attrs["units"])
             label_axis(panel.xaxis, answer["layer"].values, room=8)
-            _hold_still(panel, values)
+            _hold_still(panel, values, answer[name].attrs["units"])
         for panel in panels[len(chosen) :]:
             panel.set_visible(False)
+        for panel in panels[max(0, len(chosen) - columns) : len(chosen)]:
+            panel.tick_params(labelbottom=True)  # also where the panel below is not there
         figure.supxlabel("layer", fontsize=9, color=INK)
         title(figure, answer, "Mean over the heads of a layer (line), their middle half (band), every head (dots)")
     return figure
@@ -68,14 +72,14 @@ def histograms(answer: xr.Dataset, names: Sequence[str] | None = None) -> Figure
     chosen = _chosen(answer, names)
     rows, columns = grid_of(len(chosen))
     with styled():
-        figure = new_figure(3.1 * columns + 0.4, 2.1 * rows + 0.7)
+        figure = new_figure(max(NARROWEST, 3.1 * columns + 0.4), 2.1 * rows + 0.7)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, name in zip(panels, chosen, strict=False):
             values = answer[name].values.ravel()
             values = values[np.isfinite(values)]
             middle = float(values.mean()) if len(values) else 0.0
             alike = len(values) and np.ptp(values) <= 1e-4 * abs(middle)
-            around = (0.0, 2 * middle if middle > 0 else 1.0) if alike else None
+            around = (0.0, _top(middle, answer[name].attrs["units"])) if alike else None
             panel.hist(values, bins=min(30, max(5, len(values) // 4)), range=around, color="#4c86a8")
             panel.set_title(name.replace("_", " "))
             units = answer[name].attrs["units"]
@@ -96,8 +100,8 @@ def head_boxes(answer: xr.Dataset, name: str = "entropy", *, layer: int | None =
     True
 
     answer: of `attlas.analysis.statistics`. name: one of its statistics.
-    layer: the heads of one layer; by default every layer has a panel. Raises InputError where the answer does not tell
-    documents apart.
+    layer: the heads of one layer; by default every layer has a panel. Of fewer than five documents each is a dot.
+    Raises InputError where the answer does not tell documents apart.
     """
     answer = parse_answer(answer, "statistics")
     (name,) = parse_names([name], "name")
@@ -112,16 +116,20 @@ def head_boxes(answer: xr.Dataset, name: str = "entropy", *, layer: int | None =
     rows, columns = grid_of(values.sizes["layer"], most=max(1, min(4, 48 // len(heads))))
     width = max(2.4, 0.22 * len(heads) + 0.8)
     with styled():
-        figure = new_figure(width * columns + 0.4, 1.7 * rows + 0.8)
+        figure = new_figure(max(NARROWEST, width * columns + 0.4), 1.7 * rows + 0.9)
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for panel, at in zip(panels, range(values.sizes["layer"]), strict=False):
             boxes = values.values[:, at]
-            panel.boxplot(
-                [column[np.isfinite(column)] for column in boxes.T], positions=range(len(heads)), whis=(5, 95),
-                widths=0.6, showfliers=False, medianprops={"color": "#b3361b"}, patch_artist=True,
-                boxprops={"facecolor": "#d5e4ee", "edgecolor": "#1f5f86"}, whiskerprops={"color": "#1f5f86"},
-                capprops={"color": "#1f5f86"}, manage_ticks=False,
-            )  # fmt: skip
+            if len(boxes) < FEW_DOCUMENTS:
+                for document in boxes:
+                    panel.plot(range(len(heads)), document, "o", color="#1f5f86", ms=3.5, alpha=0.7)
+            else:
+                panel.boxplot(
+                    [column[np.isfinite(column)] for column in boxes.T], positions=range(len(heads)), whis=(5, 95),
+                    widths=0.6, showfliers=False, medianprops={"color": "#b3361b"}, patch_artist=True,
+                    boxprops={"facecolor": "#d5e4ee", "edgecolor": "#1f5f86"}, whiskerprops={"color": "#1f5f86"},
+                    capprops={"color": "#1f5f86"}, manage_ticks=False,
+                )  # fmt: skip
             panel.set_title(f"layer {values['layer'].values[at]}")
             label_axis(panel.xaxis, heads, room=max(4, int(width * 4)))
         for panel in panels[values.sizes["layer"] :]:
@@ -129,7 +137,11 @@ def head_boxes(answer: xr.Dataset, name: str = "entropy", *, layer: int | None =
         figure.supxlabel("head", fontsize=9, color=INK)
         units = answer[key].attrs["units"]
         figure.supylabel(name.replace("_", " ") + ("" if units == "1" else f" ({units})"), fontsize=9, color=INK)
-        title(figure, answer, f"{name.replace('_', ' ').capitalize()} over documents: median, middle half, 5% to 95%")
+        count = values.sizes["document"]
+        shown = "over documents: median, middle half, 5% to 95%"
+        if count < FEW_DOCUMENTS:
+            shown = "of each head, each document a dot" if count > 1 else "of each head, in the one document"
+        title(figure, answer, f"{name.replace('_', ' ').capitalize()} {shown}")
     return figure
 
 
@@ -173,11 +185,19 @@ def distance_decay(answer: xr.Dataset) -> Figure:
     return figure
 
 
-def _hold_still(panel: Any, values: Any) -> None:
+def _hold_still(panel: Any, values: Any, units: str) -> None:
     """Values that are all alike get an axis on which their rounding is not seen."""
     middle = float(np.nanmean(values))
     if np.nanmax(values) - np.nanmin(values) <= 1e-4 * abs(middle):
-        panel.set_ylim(0, 2 * middle if middle > 0 else 1)
+        top = _top(middle, units)
+        panel.set_ylim(-0.02 * top, 1.02 * top)
+
+
+def _top(middle: float, units: str) -> float:
+    """Where an axis ends that shows one value: at twice that; weights and shares are never above one."""
+    if middle <= 0:
+        return 1.0
+    return min(2 * middle, 1.0) if units == "1" and middle <= 1 + 1e-6 else 2 * middle
 
 
 def _chosen(answer: xr.Dataset, names: Sequence[str] | None) -> list[str]:

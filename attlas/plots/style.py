@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ __all__ = [
     "DIVERGING",
     "INK",
     "MASKED",
+    "NARROWEST",
     "OKABE",
     "PALE",
     "SEQUENTIAL",
@@ -27,6 +29,7 @@ __all__ = [
     "grid_of",
     "heading",
     "label_axis",
+    "model_title",
     "new_figure",
     "readable",
     "save",
@@ -40,7 +43,11 @@ INK, PALE, SEQUENTIAL = "#22303c", "#8a97a3", "viridis"
 DIVERGING, MASKED = "PuOr", "#e4e7ea"
 OKABE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 """Colours that all eyes tell apart (Okabe and Ito 2008)."""
+GENERIC = re.compile(r"(model|models|final|best|latest|output|weights|hf|checkpoint|checkpoint[-_]?\d+)", re.IGNORECASE)
+"""Names of folders that many models have."""
 DOTS = 150
+NARROWEST = 5.2
+"""Inches that a title needs."""
 LETTERS = 12
 """Letters of a title in an inch."""
 
@@ -106,26 +113,36 @@ def grid_of(count: int, *, most: int = 4) -> tuple[int, int]:
 def title(figure: Figure, dataset: Any, what: str, *, rows: str | None = None) -> None:
     """What is shown, of which model and how much text."""
     attributes = dataset.attrs
-    model = Path(str(attributes.get("model", ""))).name
+    model = model_title(str(attributes.get("model") or ""))
     if rows is None and attributes.get("exact") == "yes":
         rows = f"all {attributes['rows']:,} query rows"
     elif rows is None:
         rows = f"{attributes.get('rows_used', 0):,} of {attributes.get('rows', 0):,} query rows, sampled"
     count = attributes.get("documents", 1)
-    figure.suptitle(
-        f"{what}\n{model}, {attributes.get('kind', 'self')} attention, {count:,} document{'s'[: count != 1]}, {rows}",
-        x=0.01, ha="left", fontsize=10, color=INK,
-    )  # fmt: skip
+    asked = f"{attributes.get('kind', 'self')} attention, {count:,} document{'s'[: count != 1]}, {rows}"
+    heading(figure, what, f"{model}, {asked}" if model else asked)
 
 
 def subject(weights: Any, *more: str | None) -> str:
     """Which model and document some weights are of, and what else is told, in one line."""
     attributes = weights.attrs
-    model = Path(str(attributes.get("model") or "")).name
+    model = model_title(str(attributes.get("model") or ""))
     kind = attributes.get("kind")
     parts = [model, attributes.get("document_id"), f"{kind} attention" if kind else None]
     named = [readable(str(part), 60) for part in parts if part]
     return ", ".join([*named, *(part for part in more if part)])
+
+
+def model_title(name: str) -> str:
+    """A model's name, or of its folder the part that tells it from others: `model` and `checkpoint-500` say nothing
+    without the folder they lie in, and a folder of the hub's cache holds the name two floors up."""
+    parts = Path(name).parts
+    hub = next((part for part in reversed(parts) if part.startswith("models--")), None)
+    if hub is not None:
+        return hub.removeprefix("models--").replace("--", "/")
+    if len(parts) > 1 and GENERIC.fullmatch(parts[-1]):
+        return "/".join(part for part in parts[-2:] if part != "/")
+    return Path(name).name
 
 
 def heading(figure: Figure, what: str, where: str) -> Any:
@@ -148,11 +165,14 @@ def what(weights: Any) -> str:
 
 
 def apart(place: NDArray[np.float64], order: Sequence[int], *, most: int) -> list[int]:
-    """Of many points on a plane, those whose labels lie over no other label, chosen in this order."""
-    room = np.ptp(place, axis=0) * (0.035, 0.022)
+    """Of many points on a plane, those whose labels, to the right and above, lie over no other label and no other
+    point, chosen in this order."""
+    wide, high = np.ptp(place, axis=0) * (0.06, 0.024)
     taken: list[int] = []
     for i in order:
-        if all((np.abs(place[i] - place[j]) > room).any() for j in taken):
+        right, above = (np.delete(place, i, axis=0) - place[i]).T
+        over = (right > 0) & (right < wide) & (above > -high / 2) & (above < 1.5 * high)
+        if not over.any() and all((np.abs(place[i] - place[j]) > (wide, high)).any() for j in taken):
             taken.append(int(i))
         if len(taken) == most:
             break

@@ -38,7 +38,7 @@ from attlas.storage.occupant import (
     settle,
 )
 from attlas.storage.pack_writer import PackWriter
-from attlas.storage.stores import Where, make_folder, open_root, open_store, store_name
+from attlas.storage.stores import Where, make_folder, open_root, open_writable, store_name
 from attlas.storage.strays import remove_strays
 from attlas.storage.tiers import TIERS
 
@@ -105,7 +105,7 @@ class AtlasWriter:
         _check_documents(spec.documents, spec.packs)
         arrays, identity = list(_arrays(spec)), uuid.uuid4().hex
         attributes = _attributes(spec) | {"identity": identity, "digests": _digests(arrays)}
-        store, name = open_store(where, storage_options=storage_options), store_name(where)
+        store, name = open_writable(where, storage_options=storage_options), store_name(where)
         refuse_to_make(store, name, overwrite=overwrite, begun=begun)
         make_folder(store)
         refuse_if_busy(store, name)

@@ -232,7 +232,7 @@ def test_plan_counts_what_the_store_takes(tmp_path: Path) -> None:
 
 
 def test_plan_of_a_budget_that_is_too_little_for_one_tier() -> None:
-    wide = ["plan", "demo", "--tokens", "8000"]
+    wide = ["plan", "demo", "--tokens", "8000", "--extrapolate"]
     least = {tier["keep"]: tier["memory"] for tier in json.loads(run([*wide, "--json"]).output)["tiers"]}
     between = f"{(least['factors'] + least['maps']) // 2}"
     told = {tier["keep"]: tier for tier in json.loads(run([*wide, "--memory", between, "--json"]).output)["tiers"]}

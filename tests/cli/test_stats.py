@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import attlas
 from attlas.cli import main
+from attlas.cli.stats import number
 from attlas.storage import AtlasWriter
 from tests.storage.synthetic import synthetic
 
@@ -51,6 +52,50 @@ def test_stats_of_a_sample(store: str) -> None:
     assert told["attributes"]["exact"] == "no"
     row = told["rows"][0]
     assert row["entropy_low"] < row["entropy"] < row["entropy_high"]
+
+
+def test_every_view_of_a_sample_tells_its_errors(store: str) -> None:
+    asked = ("stats", store, "--sample", "50%", "--seed", "3", "--statistic", "entropy")
+    answer = attlas.analysis.statistics(attlas.open_atlas(store), sample="50%", seed=3, names=["entropy"])
+    error = answer.entropy_error
+    assert bool((error > 0).any())
+    shown = {
+        "layer": (answer.entropy.mean("head"), error.mean("head")),
+        "head": (answer.entropy, error),
+        "document": (
+            answer.document_entropy.mean(("layer", "head")),
+            answer.document_entropy_error.mean(("layer", "head")),
+        ),
+    }
+    for by, (values, errors) in shown.items():
+        printed = run(*asked, "--by", by).stdout
+        for value, spread in zip(values.values.ravel(), errors.values.ravel(), strict=True):
+            assert f"{number(float(value))} ± {number(float(spread))}" in printed, by
+        assert "± standard error for the rows of this atlas" in printed
+        assert "±" not in run("stats", store, "--statistic", "entropy", "--by", by).stdout
+    assert "± of rows" in run(*asked).stdout
+
+
+def test_heads_explains_both_questions(store: str) -> None:
+    lines = run("heads", store, "--explain").stdout.splitlines()
+    assert lines[0] == "roles"
+    assert "diversity" in lines
+    assert not (Path(store) / "analysis").exists()
+    run("stats", store)  # roles are of the same pass, and kept with it; diversity is not
+    roles, diversity = run("heads", store, "--explain").stdout.split("\ndiversity\n")
+    assert "nothing is computed" in roles
+    assert "nothing is computed" not in diversity
+    shown = run("heads", store).stdout
+    assert "leads: heads on the map" in shown
+    assert not any(mark in shown for mark in ("[dim]", "[bold]", "[/]", "\\n"))
+    assert run("heads", store, "--explain").stdout.count("nothing is computed") == 2
+
+
+def test_a_plan_refuses_what_a_capture_would() -> None:
+    refused = run("plan", "demo", "--tokens", "5000", status=1).stderr
+    assert "5,000 tokens, and the model's positions end at 1,024" in refused
+    assert "4,096" in run("plan", "demo", "--tokens", "5000", "--extrapolate").stdout
+    assert run("plan", "demo", "--tokens", "1024").exit_code == 0
 
 
 def test_explain_runs_nothing(store: str) -> None:
@@ -96,6 +141,7 @@ def test_errors_are_one_line(store: str) -> None:
         assert word in result.stderr
         assert len(result.stderr.splitlines()) == 1
     run("stats", store, "--sample", "some", status=2)
+    assert ".csv" in run("stats", store, "-o", "t.xlsx", status=2).stderr  # before anything is computed
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -50,6 +52,22 @@ def test_it_is_lazy_chosen_rows_keep_their_places_and_refusals_name_the_remedy()
     poor = attlas.capture(model, inputs, "memory://plain-poor", keep="statistics", overwrite=True)
     with pytest.raises(TierError, match="holds statistics alone; capture it again with keep="):
         poor.attention("doc-0")
+
+
+def test_what_a_tier_lacks_is_no_attribute_and_no_key_and_a_page_is_written_as_netcdf(tmp_path: Path) -> None:
+    texts = ["the cat sat.", "a dog"]
+    page = attlas.capture("demo", texts, "memory://page-poor", keep="statistics", overwrite=True)["doc-0"]
+    assert not hasattr(page, "attention")
+    assert page.get("attention") is None
+    for ask in (lambda: page.attention, lambda: page["attention"]):
+        with pytest.raises(TierError, match=r"^attention of 'doc-0' is not kept"):
+            ask()
+    whole = attlas.capture("demo", texts, "memory://page-whole", overwrite=True)["doc-0"]
+    assert hasattr(whole, "attention")
+    whole.to_netcdf(tmp_path / "page.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "page.nc", engine="scipy") as again:
+        np.testing.assert_array_equal(again.attention.values, whole.attention.values)
+        assert again.query_token.values.tolist() == whole.query_token.values.tolist()
 
 
 def test_what_a_text_alone_has_is_not_there_where_no_document_is_a_text() -> None:

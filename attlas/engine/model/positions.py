@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["ends_of_positions", "position_limit", "rotary_depends_on_length"]
+__all__ = ["beyond_positions", "ends_of_positions", "position_limit", "rotary_depends_on_length", "table_offset"]
 
 
 def position_limit(config: PreTrainedConfig, position_offset: int | None) -> int | None:
@@ -33,6 +33,32 @@ def rotary_depends_on_length(config: PreTrainedConfig) -> bool:
     parameters: Any = getattr(config.get_text_config(), "rope_parameters", None) or {}
     kinds = parameters.values() if all(isinstance(value, dict) for value in parameters.values()) else [parameters]
     return any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in kinds)
+
+
+def beyond_positions(
+    model: PreTrainedModel, limit: int, *, tokens: int, first_position: int = 0, extrapolate: bool = False
+) -> str | None:
+    """Why so many tokens, which reach beyond `limit`, are refused, and what to do; None where the model may go on.
+
+    It goes behind "a document has". first_position: of the first token. extrapolate: whether positions that go on may.
+    """
+    end = ends_of_positions(model, limit)
+    behind = f" behind {first_position:,} positions" if first_position else ""
+    told = f"{tokens:,} tokens{behind}, and the model's positions end at {limit:,}"
+    if end is not None:
+        refused = ", and cannot be extrapolated" if extrapolate else ""
+        return f"{told}{refused}: {end}; shorten it with --max-tokens {limit - first_position}"
+    if extrapolate:
+        return None
+    return f"{told}: shorten it with --max-tokens {limit}, or go beyond them with --extrapolate"
+
+
+def table_offset(model: PreTrainedModel) -> int:
+    """What a model that was not run adds to its positions: a table with a place for padding begins behind it."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and "pos" in name.rpartition(".")[2].lower():
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
 
 
 def ends_of_positions(model: PreTrainedModel, limit: int) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from attlas.engine.model.load import LoadedModel
-from attlas.engine.model.positions import ends_of_positions, position_limit
+from attlas.engine.model.positions import beyond_positions, position_limit
 from attlas.engine.passage.documents import Document, Tokens
 from attlas.engine.passage.input import Texts, parse_documents
 from attlas.engine.passage.numbering import positions_behind_padding
@@ -92,14 +92,12 @@ def _check_lengths(
     ]
     if not longer or limit is None:
         return
-    (name, tokens), end = longer[0], ends_of_positions(loaded.model, limit)
-    behind = f" behind {tokens.first_position:,} positions" if tokens.first_position else ""
-    told = f"document {name!r} has {len(tokens):,} tokens{behind}, and the model's positions end at {limit:,}"
-    if end is not None:
-        refused = ", and cannot be extrapolated" if extrapolate else ""
-        raise InputError(f"{told}{refused}: {end}; shorten it with --max-tokens {limit - tokens.first_position}")
-    if not extrapolate:
-        raise InputError(f"{told}: shorten it with --max-tokens {limit}, or go beyond them with --extrapolate")
+    name, tokens = longer[0]
+    beyond = beyond_positions(
+        loaded.model, limit, tokens=len(tokens), first_position=tokens.first_position, extrapolate=extrapolate
+    )
+    if beyond is not None:
+        raise InputError(f"document {name!r} has {beyond}")
 
 
 class _Door:
