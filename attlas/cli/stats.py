@@ -10,6 +10,7 @@ import click
 import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from attlas.cli.jobs import choices_of, job_options, job_progress, notes, print_plan, summary_line
 from attlas.cli.output import console, print_json_text, reports_errors, styled
@@ -20,6 +21,9 @@ from attlas.errors import InputError
 __all__ = ["command"]
 
 SHOWN = 40
+WIDE = 96
+"""Columns of the table of statistics with their errors; on fewer its columns stand closer."""
+
 ROWS = {"layer": ("layer", "head"), "head": ("layer", "head"), "document": ("document", "layer", "head")}
 
 
@@ -119,14 +123,16 @@ def _summary(answer: Any) -> Table:
 
     summaries = summarise_statistics(answer)
     errors = any(summary.error is not None for summary in summaries)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    narrow = errors and console().width < WIDE
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1 if narrow else 2, 0, 0))
     table.add_column("statistic", no_wrap=True)
     table.add_column("mean", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     if errors:
-        table.add_column("± of rows" if answer.attrs["exact"] == "no" else "± of texts", justify="right")
+        of = "± of rows" if answer.attrs["exact"] == "no" else "± of texts"
+        table.add_column(Text(of.replace("f ", "f\n") if narrow else of), justify="right", no_wrap=True)
     for end in ("lowest", "highest"):
-        table.add_column(end, justify="right")
+        table.add_column(end, justify="right", no_wrap=True)
         table.add_column("layer, head", style="dim")
     above = ""
     for summary in summaries:
