@@ -10,7 +10,7 @@ LONGEST_WORD, LONGEST_LINE = 200, 2000
 
 
 def escaped(text: str) -> str:
-    """Text of which nothing acts on a terminal: escape sequences, other control characters, marks that turn the
+    r"""Text of which nothing acts on a terminal: escape sequences, other control characters, marks that turn the
     direction of writing, halves of surrogate pairs and line ends, each as Python would write it.
 
     >>> escaped("a\x1b[2Jb\u202ec\n")

@@ -43,8 +43,9 @@ def causal_report(atlas: Atlas, *, rows: int = 64, **choices: Any) -> xr.Dataset
     TierError where the atlas keeps no factors.
     """
     parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
-    rows, kind = parse_count(rows, "rows"), str(choices.get("kind") or atlas.kinds[0])
+    rows = parse_count(rows, "rows")
     found = statistics(atlas, **choices)
+    kind = str(found.attrs["kind"])
     if "weight_by_distance" not in found:
         raise InputError(f"{kind} attention has no distances: the report is of a decoder's own text")
     layers = found["layer"].values.tolist()

@@ -18,6 +18,8 @@ from attlas.cli.bench_table import print_report
 from attlas.cli.inputs import read_inputs
 from attlas.cli.output import console, print_json, reports_errors, spinner, styled
 from attlas.cli.selection import COUNT, FIGURE, FOLDER, PLACE, SEED, WORD, WORKERS, storage_option
+from attlas.errors import InputError
+from attlas.parse import parse_count
 from attlas.storage.tiers import TIERS
 
 if TYPE_CHECKING:
@@ -37,10 +39,13 @@ class Counts(click.ParamType[tuple[int, ...]]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        parts = [part.strip() for part in str(value).split(",")]
-        if not all(part.isdigit() and int(part) > 0 for part in parts) or len(set(parts)) < len(parts):
+        try:
+            counts = tuple(parse_count(int(part), "N") for part in str(value).split(","))
+        except (ValueError, InputError):
+            counts = ()
+        if not counts or len(set(counts)) < len(counts):
             self.fail(f"{value!r} is no list of different counts: write 512,1024,2048", param, ctx)
-        return tuple(int(part) for part in parts)
+        return counts
 
 
 class Keeps(click.ParamType[tuple[str, ...]]):

@@ -206,11 +206,7 @@ def _show(told: dict[str, Any]) -> None:
             "cut short",
             styled("[yellow]{}{}[/]", ", ".join(names[:5]), f" and {len(names) - 5} more" * (len(names) > 5)),
         )
-    table.add_row(
-        "time",
-        f"{human_seconds(told['capture_seconds'])}, {told['tokens_per_second']:,.0f} tokens/s, "
-        f"{human_bytes(told['bytes_per_second'])}/s",
-    )
+    table.add_row("time", _speed(told))
     table.add_row("peak memory", human_bytes(told["peak_memory_bytes"]) + (" (this process)" if told["shards"] else ""))
     if told["retries"]:
         again, lost = told["retries"], told["lost_pipelines"]
@@ -222,6 +218,14 @@ def _show(told: dict[str, Any]) -> None:
     if told["shards"]:
         out.print(_shard_table(told["shards"]))
     out.print(styled("\n[dim]next:[/] attlas info {}", told["store"]))
+
+
+def _speed(told: dict[str, Any]) -> str:
+    if not told["tokens_per_second"]:
+        return "no pack was captured" + ("" if told["failed"] else ": none was missing")
+    seconds = told["capture_seconds"]
+    took = human_seconds(seconds) if seconds >= 1 else f"{seconds:.2g} s"
+    return f"{took}, {told['tokens_per_second']:,.0f} tokens/s, {human_bytes(told['bytes_per_second'])}/s"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -23,7 +23,7 @@ LEADING = 4
 BAR = 24
 SIGNS = {
     "previous": ("p", "bold cyan"), "next": ("n", "bold cyan"), "self": ("s", "bold blue"),
-    "sink": ("1", "grey62"), "separator": (".", "bold white"), "offset": ("o", "bold magenta"),
+    "sink": ("1", "grey62"), "separator": (";", "bold white"), "offset": ("o", "bold magenta"),
     "local": ("l", "green"), "duplicate": ("d", "bold yellow"), "induction": ("i", "bold red"),
     "positional": ("v", "cyan"),
 }  # fmt: skip

@@ -130,9 +130,11 @@ def summary_line(store: str, result: Any, seconds: float) -> Text:
 
 
 def notes(result: Any) -> list[str]:
-    """What the answer lacks, and whether it could not be kept."""
-    left_out, kept = result.attrs.get("left_out"), str(result.attrs.get("kept", ""))
-    found = [f"not told by this atlas, kind or sample: {left_out}"] if left_out else []
+    """What the answer lacks and why, and whether it could not be kept."""
+    told, kept = result.attrs, str(result.attrs.get("kept", ""))
+    sampled = "" if told["exact"] == "yes" else ", sampled,"
+    whence = f"{told['kind']} attention from {told['source']}{sampled}"
+    found = [f"left out: {told['left_out']}, which {whence} cannot tell"] if told.get("left_out") else []
     return found + ([f"not kept in the atlas ({kept.removeprefix('no: ')})"] if kept.startswith("no: ") else [])
 
 

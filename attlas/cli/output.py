@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -96,8 +97,11 @@ def table(*columns: str, right: Iterable[str] = (), header: bool = True) -> Tabl
 
 
 def fail(message: str) -> NoReturn:
-    """Print one line on stderr and leave with exit status 1."""
-    click.echo(f"error: {_told(one_line(message), sys.stderr.encoding or 'utf-8')}", err=True)
+    """Print one line on stderr, which a terminal shows broken between words, and leave with exit status 1."""
+    line = f"error: {_told(one_line(message), sys.stderr.encoding or 'utf-8')}"
+    if sys.stderr.isatty():  # which would break it within a word
+        line = textwrap.fill(line, console(stderr=True).width, break_long_words=False, break_on_hyphens=False)
+    click.echo(line, err=True)
     raise SystemExit(1)
 
 

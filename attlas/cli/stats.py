@@ -23,6 +23,8 @@ __all__ = ["command"]
 SHOWN = 40
 EXACT, ESTIMATE = 11, 17
 """Columns that a number takes, and one with its error."""
+WIDE = 96
+"""Columns of the table of statistics with their errors; on fewer its columns stand closer."""
 ROWS = {"layer": ("layer", "head"), "head": ("layer", "head"), "document": ("document", "layer", "head")}
 
 
@@ -114,23 +116,33 @@ def command(
 
 
 def _summary(answer: Any) -> Table:
-    """One row a statistic: mean over heads, a head's standard error, and the lowest and highest head."""
+    """One row a statistic: mean over heads, a head's standard error, and the lowest and highest head.
+
+    What a statistic has at several places stands below its name: with the name, 80 columns are too few.
+    """
     from attlas.analysis.summary import summarise_statistics
 
     summaries = summarise_statistics(answer)
     errors = any(summary.error is not None for summary in summaries)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("statistic")
-    table.add_column("mean", justify="right")
-    table.add_column("")
+    narrow = errors and console().width < WIDE
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1 if narrow else 2, 0, 0))
+    table.add_column("statistic", no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     if errors:
-        table.add_column("± of rows" if answer.attrs["exact"] == "no" else "± of texts", justify="right")
+        of = "± of rows" if answer.attrs["exact"] == "no" else "± of texts"
+        table.add_column(Text(of.replace("f ", "f\n") if narrow else of), justify="right", no_wrap=True)
     for end in ("lowest", "highest"):
-        table.add_column(end, justify="right")
+        table.add_column(end, justify="right", no_wrap=True)
         table.add_column("layer, head", style="dim")
+    above = ""
     for summary in summaries:
+        name, _, place = summary.title.partition(" ")
+        if place and name != above:
+            table.add_row(name)
+        above = name
         units = styled("[dim]{}[/]", "" if summary.units == "1" else summary.units)
-        cells: list[RenderableType] = [summary.title, number(summary.mean), units]
+        cells: list[RenderableType] = [f"  {place}" if place else name, number(summary.mean), units]
         if errors:
             cells.append("" if summary.error is None else number(summary.error))
         for extreme in (summary.lowest, summary.highest):

@@ -38,6 +38,8 @@ rows, and so all keys, beside rows of half of it."""
 KEPT_FACTORS = 2**25
 """The factors of a layer up to so many bytes are read through the atlas's kept chunks, for those who ask again."""
 
+HEADS_ARE = 'give the index of a head, several in a list, "mean", or None for all'
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionOperator:
@@ -195,20 +197,25 @@ class AttentionOperator:
         if head is None or (isinstance(head, str) and head == "mean"):
             return np.arange(len(self.heads)), head is not None
         given: Any = [head] if is_integer(head) else head
-        several = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes)
-        if not several or not len(given) or not all(is_integer(one) for one in given):
-            raise refuse(head, "head", 'give the index of a head, several in a list, "mean", or None for all')
-        unknown = next((one for one in given if one not in self.heads), None)
-        if unknown is not None:
-            raise InputError(f"there is no head {unknown}: the atlas has {describe_indices(list(self.heads))}")
-        return np.array([self.heads.index(int(one)) for one in given]), False
+        listed = given.ndim == 1 if isinstance(given, np.ndarray) else isinstance(given, Sequence)
+        places: list[int] = []
+        if listed and not isinstance(given, str | bytes):
+            for one in given:  # one by one: a range has no end that one could wait for
+                if not is_integer(one):
+                    raise refuse(head, "head", HEADS_ARE)
+                if one not in self.heads:
+                    raise InputError(f"there is no head {one}: the atlas has {describe_indices(list(self.heads))}")
+                places.append(self.heads.index(int(one)))
+        if not places:
+            raise refuse(head, "head", HEADS_ARE)
+        return np.array(places), False
 
     def _numbers(self, x: Any, source: str, heads: int) -> NDArray[Any]:
         """X as contiguous float32 or float64, of a shape that fits."""
         size = self.shape[0 if source == "query" else 1]
         try:
             values = np.asarray(x)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # of a range, say
             raise refuse(x, "x", "give an array of numbers") from error
         if values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
             raise refuse(x, "x", "give an array of numbers")

@@ -17,6 +17,10 @@ LEAST_TOKENS = 64
 """Of each document, so that `bench` and the statistics of long rows have something to measure."""
 
 
+SIZES = {"--rounds", "--tokens", "--folder", "--keep", "--shards", "--replicas", "--documents"}
+"""What makes a benchmark small, and `--folder`, which keeps it out of the way."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """words: of the command itself. arguments: each with a good value. options: their longest names. made: what a run
@@ -49,7 +53,8 @@ def prepare(folder: Path) -> dict[str, str]:
     return {
         "model": "demo", "inputs": str(folder / "text.txt"), "store": str(folder / "a.zarr"),
         "--store": str(folder / "never.zarr"), "--layer": "0", "--head": "0", "--tokens": "64", "--document": "a",
-        "--rounds": "1", "picture": "map", "other_store": str(folder / "a.zarr"), "--other-document": "b",
+        "--rounds": "1", "--keep": "statistics", "--shards": "1", "--replicas": "1", "--documents": "2",
+        "picture": "map", "other_store": str(folder / "a.zarr"), "--other-document": "b",
         "--folder": str(folder),
     }  # fmt: skip
 
@@ -77,7 +82,7 @@ def _command(found: click.Command, words: tuple[str, ...], good: Mapping[str, st
         asked -= {"--document"}
     asked |= {"--other-document"} & set(names)
     asked |= {name for name, one in names.items() if one.required}
-    asked |= {"--rounds", "--tokens", "--folder"} & set(names) if words[0] == "bench" else set()
+    asked |= SIZES & set(names) if words[0] == "bench" else set()
     return Command(
         words=words,
         arguments={one.name or "": good[one.name or ""] for one in arguments},
