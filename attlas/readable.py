@@ -22,7 +22,7 @@ def escaped(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text as one line that can be printed: line ends and runs of blanks as one blank, words beyond measure cut.
+    r"""Text as one line that can be printed: line ends and runs of blanks as one blank, words beyond measure cut.
 
     >>> one_line("no\n such  thing"), len(one_line("x" * 100_000))
     ('no such thing', 203)
