@@ -65,7 +65,8 @@ def _show(told: dict[str, Any]) -> None:
     size, weights = human_count(told["parameters"]), human_bytes(told["weight_bytes"])
     out.print(styled("[bold]{}[/]  {}, {} parameters, {}", told["model"], told["class"], size, told["dtype"]))
     out.print(f"{told['layers']} attention layers, {told['heads']:,} heads; weights {weights}", style="dim")
-    out.print(f"{documents:,} x {tokens:,} tokens{', as one shard' if cluster is None else ''}\n", style="dim")
+    out.print(f"{documents:,} x {tokens:,} tokens{', as one shard' if cluster is None else ''}", style="dim")
+    out.print()
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("tier")
     table.add_column("holds")
@@ -87,8 +88,9 @@ def _show(told: dict[str, Any]) -> None:
     if cluster is not None:
         out.print()
         _show_cluster(out, cluster, tokens * documents)
+    out.print()
     out.print(
-        "\nAll layers' weights at once, as output_attentions=True holds them: "
+        "All layers' weights at once, as output_attentions=True holds them: "
         f"{human_bytes(told['eager_attention_bytes'])}.",
         style="dim",
     )

@@ -153,6 +153,7 @@ def test_every_command_in_80_columns_of_ascii(plain: list[Command]) -> None:
         assert not wide, (command.words, wide)
         cut = re.findall(r".*\S~.*", result.stdout)  # the sign that stands behind what is cut
         assert not cut, (command.words, cut)
+        assert "\\n" not in result.stdout, command.words  # a line end of ours, taken for data
 
 
 def test_a_process_in_ascii(plain: list[Command]) -> None:
