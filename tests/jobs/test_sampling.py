@@ -11,6 +11,7 @@ from attlas.jobs.choices import Choices
 from attlas.jobs.labels import interval
 from attlas.jobs.sampling import draw
 from attlas.jobs.survey import plan_survey
+from attlas.parse import parse_sample
 from tests.analysis.test_statistics import survey, write
 from tests.storage.synthetic import synthetic
 
@@ -103,4 +104,4 @@ def test_drawn_rows_stand_for_all_rows(sizes: tuple[int, ...], count: int) -> No
 
 def test_too_small_a_sample_is_refused() -> None:
     with pytest.raises(InputError, match="4 or more"):
-        Choices(sample=3)
+        parse_sample(3, "sample", lambda: 1_000)

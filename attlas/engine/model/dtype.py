@@ -17,7 +17,8 @@ def parse_dtype(given: Any) -> str:
     >>> parse_dtype("float32"), parse_dtype("torch.bfloat16"), parse_dtype("auto")
     ('float32', 'bfloat16', 'auto')
     """
-    name = given if isinstance(given, str) else getattr(given, "__name__", None) or shown(given)
+    named = given if isinstance(given, str) else getattr(given, "__name__", None) or getattr(given, "name", None)
+    name = named or shown(given)
     name = str(name).strip().removeprefix("torch.")
     if isinstance(given, bool | None) or name not in ("auto", *DTYPE_NAMES):
         raise refuse(given, "dtype", f"use auto, {', '.join(DTYPE_NAMES)}")
