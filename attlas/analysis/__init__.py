@@ -13,6 +13,7 @@
 | where do two documents, layers, heads or models differ? | `compare` |
 | a whole map, or every head's, small enough to look at | `overview`, `thumbnails`, `shrink` |
 | attention as a graph of tokens, and who is central in it? | `graph`, `graph_of`, `centrality`, `write_graph` |
+| who is central, every weight an edge, at any length | `pagerank` |
 | how much could flow from a token through the layers (Abnar and Zuidema 2020)? | `flow` |
 | how far is each state made of each token, through layers (Abnar and Zuidema 2020)? | `rollout` |
 | how much is each token, word, sentence attended to? | `received` |
@@ -31,6 +32,7 @@ from attlas.analysis.head_diversity import head_diversity
 from attlas.analysis.head_probe import probe_heads
 from attlas.analysis.head_roles import head_roles
 from attlas.analysis.overview import overview, shrink, thumbnails
+from attlas.analysis.pagerank import pagerank
 from attlas.analysis.received import received
 from attlas.analysis.rollout import rollout
 from attlas.analysis.sink_metric import sink_metric
@@ -53,6 +55,7 @@ __all__ = [
     "head_diversity",
     "head_roles",
     "overview",
+    "pagerank",
     "probe_heads",
     "received",
     "rollout",

@@ -41,6 +41,7 @@ BESIDE = {
     "flow": ("document",),
     "graph": ("document", "top"),
     "overview": ("document",),
+    "pagerank": ("document",),
     "received": ("document",),
     "rollout": ("document",),
     "thumbnails": ("document",),
