@@ -9,10 +9,11 @@ import csv
 import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from attlas.engine.passage.selection import describe_indices, parse_selection
-from attlas.errors import InputError
+from attlas.errors import CorruptAtlasError, InputError
 from attlas.parse import is_integer, refuse
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def choose_tile(
     layer, head: the model's indices; a negative one counts from the end of those captured. document: may be left out
     where the atlas holds one alone. kind: of the kinds, the first by default. queries, keys: positions in the document,
     as `parse_selection` reads them: 7, slice(10, 20), "last:16"; None for all that are kept. Raises InputError where
-    something chosen does not exist, DocumentMissingError, TierError where the atlas keeps no weights.
+    something chosen does not exist, DocumentMissingError, TierError where the atlas keeps no weights,
+    CorruptAtlasError where a weight is no number.
     """
     from attlas.storage.atlas import parse_atlas  # loads zarr
 
@@ -52,7 +54,13 @@ def choose_tile(
     tile = attention.sel(layer=layer, head=head)
     places = {dim: _places(tile, dim, given) for dim, given in (("query", queries), ("key", keys)) if given is not None}
     tile = tile.isel(places)
-    return tile.load().assign_attrs(document_id=document, kind=kind, layer=layer, head=head)
+    tile = tile.load().assign_attrs(document_id=document, kind=kind, layer=layer, head=head)
+    if not np.isfinite(tile.values).all():
+        raise CorruptAtlasError(
+            f"{atlas.name}, {document!r}, {kind} layer {layer}, head {head}: a weight is NaN, which no capture writes: "
+            "look with attlas verify, and capture it again"
+        )
+    return tile
 
 
 def only_document(atlas: Atlas) -> str:

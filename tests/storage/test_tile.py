@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import attlas
-from attlas.errors import InputError, TierError
+from attlas.errors import CorruptAtlasError, InputError, TierError
 from attlas.storage import Atlas
+from attlas.storage.lazy import DocumentRows
 from attlas.storage.tile import choose_tile, tile_csv, tile_json
 from tests.families import BY_NAME, build_model
 
@@ -76,3 +79,17 @@ def test_a_tier_without_weights_says_so() -> None:
     atlas = attlas.capture("demo", TEXT, "memory://tile-statistics", keep="statistics")
     with pytest.raises(TierError, match="holds statistics alone"):
         choose_tile(atlas, layer=0, head=0)
+
+
+def test_a_weight_that_is_no_number_is_an_error_about_the_atlas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows whose log-sum-exp is NaN under a digest that matches: as another program may have written them."""
+    read = DocumentRows.factors
+
+    def spoiled(self: DocumentRows, *places: Any) -> list[torch.Tensor]:
+        q_HQD, lse_HQ, k_GKD = read(self, *places)
+        return [q_HQD, torch.full_like(lse_HQ, torch.nan), k_GKD]
+
+    opened = attlas.capture("demo", [TEXT], "memory://spoiled", ids=["counting"])
+    monkeypatch.setattr(DocumentRows, "factors", spoiled)
+    with pytest.raises(CorruptAtlasError, match=r"counting.*layer 0, head 0: a weight is NaN"):
+        choose_tile(opened, layer=0, head=0)
