@@ -35,7 +35,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE_TILE_BYTES, DEVICE_SHARE = 2**30, 16
 """A score tile on a GPU, and at most this part of its free memory; about eight are held at once."""
 
-SMALL_PRODUCTS = 2**26
+SMALL_PRODUCTS = 2**24
 """So many multiplications are done within the time that it takes to wake torch's other threads."""
 
 
