@@ -182,7 +182,7 @@ def test_a_shard_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     build_model(BY_NAME["llama"]).save_pretrained(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"cannot load .*model"):
+    with pytest.raises(InputError, match=r"model has no weights: there is neither"):
         attlas.capture(folder, [[1, 2, 3]], tmp_path / "a.zarr", shards=2)
     assert not (tmp_path / "a.zarr").exists()
 
