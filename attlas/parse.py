@@ -26,6 +26,7 @@ __all__ = [
     "parse_choice",
     "parse_count",
     "parse_flag",
+    "parse_folder",
     "parse_fraction",
     "parse_instance",
     "parse_mapping",
@@ -267,6 +268,20 @@ def parse_output(given: Any, field: str, endings: Sequence[str] = ()) -> Path:
         raise refuse(str(path), field, f"there is no folder {path.parent}: make it, or choose another")
     if path.is_dir():
         raise refuse(str(path), field, "it is a folder: give a file's name")
+    return path
+
+
+def parse_folder(given: Any, field: str) -> Path:
+    """A folder that is there, to write in; raises InputError.
+
+    >>> parse_folder("/proc/nowhere", "folder")
+    Traceback (most recent call last):
+        ...
+    attlas.errors.InputError: folder is '/proc/nowhere': there is no such folder: make it, or choose another
+    """
+    path = parse_path(given, field, "give a folder's name")
+    if not path.is_dir():
+        raise refuse(str(path), field, "there is no such folder: make it, or choose another")
     return path
 
 

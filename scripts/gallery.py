@@ -50,7 +50,7 @@ def main(model: str, folder: Path) -> None:
             for tokens, one in texts.items()
         }
         for name, tokens, picture, wanted in DRAWN:
-            path = folder / f"{name}{PICTURES[picture].ending}"
+            path = folder / f"{name}{PICTURES[picture].endings[0]}"
             plots.draw(atlases[tokens], picture, path, **wanted)
             if path.suffix == ".png":
                 shrink(path)

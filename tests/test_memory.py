@@ -26,7 +26,7 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
 
 @pytest.mark.parametrize(("platform", "unit"), [("darwin", 1), ("linux", 1024), ("freebsd14", 1024)])
 def test_units_of_systems_without_proc(platform: str, unit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "STATUS", Path("/nowhere"))
+    monkeypatch.setattr(memory, "STATUS", Path("/proc/nowhere"))
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(resource, "getrusage", lambda _who: SimpleNamespace(ru_maxrss=7_000))
     assert memory.peak_memory() == memory.resident_memory() == 7_000 * unit
@@ -34,5 +34,5 @@ def test_units_of_systems_without_proc(platform: str, unit: int, monkeypatch: py
 
 def test_proc_and_getrusage_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     told = memory.peak_memory()
-    monkeypatch.setattr(memory, "STATUS", Path("/nowhere"))
+    monkeypatch.setattr(memory, "STATUS", Path("/proc/nowhere"))
     assert memory.peak_memory() >= told * 0.9  # getrusage's may be the parent's, and so larger

@@ -12,11 +12,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from attlas.analysis.choosing import choose_document
 from attlas.errors import InputError
 from attlas.parse import parse_count, parse_fraction, parse_instance, parse_output, refuse
-from attlas.storage import Atlas, parse_atlas
+from attlas.storage import Atlas
 from attlas.storage.stores import Where
-from attlas.storage.tile import existing_label, only_document
+from attlas.storage.tile import existing_label
 
 __all__ = ["graph", "graph_of", "write_graph"]
 
@@ -88,10 +89,8 @@ def graph(
     Memory: some rows of weights, and the graph. Raises InputError, also where there would be more than MOST_EDGES
     edges; DocumentMissingError; TierError.
     """
-    atlas = parse_atlas(atlas)
+    atlas, document, kind = choose_document(atlas, document, kind)
     rule = _parse_rule(threshold, top, mass)
-    document = only_document(atlas) if document is None else document
-    kind = atlas.kinds[0] if kind is None else kind
     attention = atlas.attention(document, kind)
     attention = attention.sel(layer=existing_label(attention, "layer", layer))
     if not (isinstance(head, str) and head == "mean"):

@@ -9,11 +9,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from attlas.analysis.choosing import choose_document
 from attlas.errors import InputError
 from attlas.parse import parse_choice, parse_count, parse_instance, refuse
-from attlas.storage import Atlas, parse_atlas
+from attlas.storage import Atlas
 from attlas.storage.stores import Where
-from attlas.storage.tile import existing_label, only_document
+from attlas.storage.tile import chosen_places, existing_label
 
 __all__ = ["overview", "shrink", "thumbnails"]
 
@@ -30,6 +31,8 @@ def overview(
     layer: int | None,
     head: int | str = "mean",
     kind: str | None = None,
+    queries: Any = None,
+    keys: Any = None,
     cells: int = 512,
     pool: str = "max",
 ) -> xr.DataArray:
@@ -41,17 +44,16 @@ def overview(
 
     document: may be left out where the atlas holds one. layer, head: the model's indices, negative from the end;
     layer=None for all layers, head="mean" for the mean over heads. kind: of the atlas's kinds, the first by default.
-    pool: "max", the largest weight of a block; "mass", its sum over keys as the mean over its queries, so that rows
-    still sum to 1. Every weight is computed once, some rows at a time.
+    queries, keys: positions, as `parse_selection` reads them, all by default. pool: "max", the largest weight of a
+    block; "mass", its sum over keys as the mean over its queries, so that rows still sum to 1. Every weight is computed
+    once, some rows at a time.
 
     Weights (query, key), of all layers (layer, query, key), float32, NaN where a block holds no key that its queries
     may see; `query` and `key` are the first places of the blocks, query_token and key_token theirs; attrs tell `pool`,
     `block_queries`, `block_keys` and the document's `queries` and `keys`. Raises InputError, DocumentMissingError and
     TierError.
     """
-    atlas = parse_atlas(atlas)
-    document = only_document(atlas) if document is None else document
-    kind = atlas.kinds[0] if kind is None else kind
+    atlas, document, kind = choose_document(atlas, document, kind)
     cells, pool = parse_count(cells, "cells"), parse_choice(pool, "pool", ("max", "mass"))
     attention = atlas.attention(document, kind)
     if isinstance(head, str) and head != "mean":
@@ -60,7 +62,16 @@ def overview(
         head = existing_label(attention, "head", head)
         attention = attention.sel(head=[head])
     layers = attention["layer"].values.tolist() if layer is None else [existing_label(attention, "layer", layer)]
-    maps = [_shrink(attention.sel(layer=one), atlas.key_intervals(document, one, kind), cells, pool) for one in layers]
+    selected = {
+        dim: chosen_places(attention, dim, given)
+        for dim, given in (("query", queries), ("key", keys))
+        if given is not None
+    }
+    attention = attention.isel(selected)
+    maps = []
+    for one in layers:
+        seen = atlas.key_intervals(document, one, kind).isel(query=selected.get("query", slice(None)))
+        maps.append(_shrink(attention.sel(layer=one), seen, cells, pool))
     small = maps[0].assign_attrs(layer=layers[0]) if layer is not None else xr.concat(maps, "layer")
     return small.assign_attrs(model=str(atlas.model.get("name")), kind=kind, head=str(head))
 
@@ -94,19 +105,21 @@ def thumbnails(
     key), float32, NaN where a row may see no key of a block; `query` is the row that was read, which is the last of its
     block; attrs tell `block_keys` and `rows_used`. Raises InputError, DocumentMissingError, TierError.
     """
-    atlas = parse_atlas(atlas)
-    document = only_document(atlas) if document is None else document
-    kind = atlas.kinds[0] if kind is None else kind
+    atlas, document, kind = choose_document(atlas, document, kind)
     attention = atlas.attention(document, kind)
     queries, keys, cells = attention.sizes["query"], attention.sizes["key"], parse_count(cells, "cells")
     step = -(-queries // cells)
     chosen = np.minimum(np.arange(0, queries, step) + step - 1, queries - 1)
     rows, block = attention.isel(query=chosen), -(-keys // cells)
+    together = max(1, BLOCK_BYTES // (4 * len(chosen) * keys))  # heads of a layer
     small_LHQK = np.empty((rows.sizes["layer"], rows.sizes["head"], len(chosen), -(-keys // block)), np.float32)
     for place, layer in enumerate(rows["layer"].values.tolist()):
         seen = atlas.key_intervals(document, layer, kind).isel(query=chosen)
-        small_LHQK[place] = np.maximum.reduceat(rows.isel(layer=place).values, np.arange(0, keys, block), axis=2)
-        small_LHQK[place][:, ~_any_seen(seen, keys, block)] = np.nan
+        for begin in range(0, rows.sizes["head"], together):
+            some = slice(begin, begin + together)
+            a_HQK = rows.isel(layer=place, head=some).values
+            small_LHQK[place, some] = np.maximum.reduceat(a_HQK, np.arange(0, keys, block), axis=2)
+        small_LHQK[place][:, ~_any_seen(seen, rows["key"].values, block)] = np.nan
     return xr.DataArray(
         small_LHQK, dims=("layer", "head", "query", "key"),
         coords={"layer": rows["layer"], "head": rows["head"], "query": rows["query"], "key": np.arange(0, keys, block)},
@@ -139,7 +152,7 @@ def _shrink(attention: xr.DataArray, seen: xr.Dataset | None, cells: int, pool: 
         if seen is None:
             any_seen = _pooled(np.logical_or, ~masked, block_Q, block_K)
         else:
-            any_seen = _any_seen(seen.isel(query=slice(begin, begin + len(a_QK))), keys, block_K)
+            any_seen = _any_seen(seen.isel(query=slice(begin, begin + len(a_QK))), attention["key"].values, block_K)
             any_seen = np.logical_or.reduceat(any_seen, np.arange(0, len(any_seen), block_Q), axis=0)
         part[~any_seen] = np.nan
         small_QK[begin // block_Q : begin // block_Q + len(part)] = part
@@ -172,11 +185,10 @@ def _pooled(reduce: np.ufunc, a_QK: NDArray[Any], block_Q: int, block_K: int) ->
     return reduce.reduceat(some, np.arange(0, len(some), block_Q), axis=0)
 
 
-def _any_seen(intervals: xr.Dataset, keys: int, block: int) -> NDArray[np.bool_]:
-    """Whether a row may see any key of a block (rows, blocks)."""
-    first_K = np.arange(0, keys, block)
-    last_K = np.minimum(first_K + block, keys)
-    seen: NDArray[np.bool_] = (intervals.key_start.values[:, None] < last_K) & (
-        intervals.key_stop.values[:, None] > first_K
-    )
+def _any_seen(intervals: xr.Dataset, key_K: NDArray[Any], block: int) -> NDArray[np.bool_]:
+    """Whether a row may see any key of a block (rows, blocks). key_K: the places of the keys, in order."""
+    start_Q, stop_Q = (np.searchsorted(key_K, intervals[name].values) for name in ("key_start", "key_stop"))
+    first_B = np.arange(0, len(key_K), block)
+    last_B = np.minimum(first_B + block, len(key_K))
+    seen: NDArray[np.bool_] = np.maximum(start_Q[:, None], first_B) < np.minimum(stop_Q[:, None], last_B)
     return seen

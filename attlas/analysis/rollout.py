@@ -225,7 +225,9 @@ def _choose_layers(given: Any, have: list[int]) -> list[int]:
     chosen = choose_labels(given, "layers", have, "the atlas")
     first = have.index(chosen[0])
     if have[first : first + len(chosen)] != chosen:
-        raise refuse(given, "layers", "rollout goes through layers one after the other: give a run of them, as 4:8")
+        raise refuse(
+            str(given), "layers", "rollout goes through layers one after the other: give a run of them, as 4:8"
+        )
     return chosen
 
 

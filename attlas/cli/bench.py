@@ -289,8 +289,6 @@ def trial(
 ) -> Iterator[tuple[Trial, Callable[[Report], None]]]:
     """A `Trial` in a scratch folder, with progress on stderr; and the function that shows its report afterwards."""
     texts = read_inputs(inputs) if inputs else None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     from attlas.bench.trial import Trial  # loads torch and transformers: after the input is known to be good
 
     found: list[Report] = []

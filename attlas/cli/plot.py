@@ -69,6 +69,6 @@ def command(
         raise click.UsageError(f"say of which atlas: attlas plot {picture} STORE -o FILE")
     import attlas
 
-    path = Path(f"{picture}{PICTURES[picture].ending}") if output is None else output
+    path = Path(f"{picture}{PICTURES[picture].endings[0]}") if output is None else output
     draw(attlas.open_atlas(store, storage_options=storage_options), picture, path, **wanted)
     console().print(styled("[bold]{}[/]  {}", path, PICTURES[picture].about))

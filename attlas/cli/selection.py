@@ -14,6 +14,7 @@ from attlas.parse import (
     TABLE_ENDINGS,
     parse_bytes,
     parse_count,
+    parse_folder,
     parse_numbers,
     parse_output,
     parse_path,
@@ -74,7 +75,7 @@ PLACE = Parsed("place", lambda value: str(parse_path(value, "it", "give a folder
 OUTPUT = Parsed("file", lambda value: parse_output(value, "the file"))
 TABLE = Parsed("file", lambda value: parse_output(value, "the file", TABLE_ENDINGS))
 FIGURE = Parsed("file", lambda value: parse_output(value, "the file", FIGURE_ENDINGS))
-FOLDER = Parsed("folder", lambda value: parse_path(value, "the folder", "give a folder's name"))
+FOLDER = Parsed("folder", lambda value: parse_folder(value, "the folder"))
 
 
 def storage_option(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from attlas import analysis
 from attlas.errors import InputError
-from attlas.parse import parse_choice
+from attlas.parse import FIGURE_ENDINGS, parse_choice, parse_output
 from attlas.plots.causal_report import causal_report
 from attlas.plots.coloured_text import coloured_text
 from attlas.plots.embedding import embedding
@@ -24,7 +24,7 @@ from attlas.plots.lines import lines
 from attlas.plots.statistics import head_boxes, layer_means
 from attlas.plots.style import save
 from attlas.storage import Atlas, parse_atlas
-from attlas.storage.tile import choose_tile, existing_label, only_document
+from attlas.storage.tile import chosen_places, existing_label, only_document
 
 __all__ = ["PICTURES", "Picture", "Wanted", "draw"]
 
@@ -32,6 +32,8 @@ SPAN = 40
 """Tokens of the lines, where no span is chosen."""
 WHOLE = 2_048
 """Tokens of a document whose rollout is drawn whole."""
+MOST_CELLS = 2**24
+"""Of a span that is read whole: one row of 16 million tokens, or 4,096 x 4,096."""
 EDGES = 3
 """Of each row in the graph, where no rule is chosen."""
 
@@ -60,12 +62,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """about: what it shows, in a line. takes: what of `Wanted` changes it. ending: of its file, where none is given."""
+    """about: what it shows, in a line. takes: what of `Wanted` changes it. endings: of its file, the default first."""
 
     about: str
     takes: tuple[str, ...]
     make: Callable[[Atlas, Wanted], Any]
-    ending: str = ".png"
+    endings: tuple[str, ...] = FIGURE_ENDINGS
 
 
 def draw(atlas: Atlas | str | Path, picture: str, path: str | Path, **wanted: Any) -> Path:
@@ -86,48 +88,58 @@ def draw(atlas: Atlas | str | Path, picture: str, path: str | Path, **wanted: An
     unknown = next((name for name in given if name not in of_all), None)
     if unknown is not None:
         raise InputError(f"the picture {picture} takes no {unknown}: it takes {', '.join(of_all)}")
+    path = parse_output(path, "path", known.endings)  # before the work, not behind it
     figure = known.make(atlas, Wanted(**given))
     if callable(figure) and not hasattr(figure, "write_html"):
         figure(path)  # a film is drawn into its file
     else:
         save(figure, path)
-    return Path(path)
+    return path
 
 
-def _weights(atlas: Atlas, wanted: Wanted, **span: Any) -> xr.DataArray:
-    """The chosen weights (query, key), loaded: of a head, or the mean over heads."""
-    kind, document = _kind(atlas, wanted), _document(atlas, wanted)
-    layer = existing_label(atlas.attention(document, kind), "layer", _layer(atlas, wanted))
-    queries, keys = (span.get(name, getattr(wanted, name)) for name in ("queries", "keys"))
-    tile = {"document": document, "kind": kind, "queries": queries, "keys": keys, "layer": layer}
+def _weights(atlas: Atlas, wanted: Wanted, *, most: int, **span: Any) -> xr.DataArray:
+    """The chosen weights (query, key) of a head, or the mean over heads; so many cells at most, before any is read."""
+    attention = atlas.attention(_document(atlas, wanted), _kind(atlas, wanted))
+    attention = attention.sel(layer=existing_label(attention, "layer", _layer(atlas, wanted)))
     if wanted.head is not None:
-        return choose_tile(atlas, head=wanted.head, **tile)
-    heads = [choose_tile(atlas, head=int(head), **tile) for head in atlas.attention(document, kind)["head"].values]
-    mean = sum(heads[1:], heads[0].drop_vars("head")) / len(heads)
-    return mean.assign_attrs(heads[0].attrs | {"head": "mean"})
+        attention = attention.sel(head=[existing_label(attention, "head", wanted.head)])
+    for dim, name in (("query", "queries"), ("key", "keys")):
+        given = span.get(name, getattr(wanted, name))
+        if given is not None:
+            attention = attention.isel({dim: chosen_places(attention, dim, given)})
+    queries, keys = attention.sizes["query"], attention.sizes["key"]
+    if queries * keys > most:
+        raise InputError(
+            f"{queries:,} queries x {keys:,} keys are too many for this picture: choose fewer, or draw a map"
+        )
+    total = attention.isel(head=0).load()
+    for head in range(1, attention.sizes["head"]):
+        total = total.copy(data=total.values + attention.isel(head=head).values)
+    told = "mean" if wanted.head is None else int(total["head"])
+    return total.copy(data=total.values / attention.sizes["head"]).assign_attrs(head=told)
 
 
 def _map(atlas: Atlas, wanted: Wanted) -> Any:
-    if wanted.queries is not None or wanted.keys is not None:
-        return heatmap(_weights(atlas, wanted), scale=wanted.scale)
-    head = "mean" if wanted.head is None else wanted.head
-    layer = _layer(atlas, wanted)
-    small = analysis.overview(atlas, _document(atlas, wanted), layer=layer, head=head, kind=_kind(atlas, wanted))
+    small = analysis.overview(
+        atlas, _document(atlas, wanted), layer=_layer(atlas, wanted), kind=_kind(atlas, wanted),
+        head="mean" if wanted.head is None else wanted.head, queries=wanted.queries, keys=wanted.keys,
+    )  # fmt: skip
     return heatmap(small, scale=wanted.scale)
 
 
 def _lines(atlas: Atlas, wanted: Wanted) -> Any:
     span = f"last:{SPAN}"
     if wanted.queries is None and wanted.keys is None:
-        return lines(_weights(atlas, wanted, queries=span, keys=span))
-    return lines(_weights(atlas, wanted))
+        return lines(_weights(atlas, wanted, most=SPAN**2, queries=span, keys=span))
+    return lines(_weights(atlas, wanted, most=MOST_CELLS))
 
 
 def _text(atlas: Atlas, wanted: Wanted) -> Any:
     if wanted.queries is not None and wanted.keys is not None:
         raise InputError("a text is of one query, or of one key: leave one of the two out")
     column = wanted.keys is not None
-    tile = _weights(atlas, wanted) if column else _weights(atlas, wanted, queries=wanted.queries or "last:1")
+    queries = wanted.queries if column else wanted.queries or "last:1"
+    tile = _weights(atlas, wanted, most=MOST_CELLS, queries=queries)
     chosen, size = ("key", tile.sizes["key"]) if column else ("query", tile.sizes["query"])
     if size != 1:
         raise InputError(f"a text is of one {chosen}, and {size:,} are chosen: write one position")
@@ -246,9 +258,9 @@ PICTURES: dict[str, Picture] = {
         about="what a causal model's layers look at, and how far back", takes=(),
         make=lambda atlas, w: causal_report(analysis.causal_report(atlas, **_choices(w))),
     ),
-    "film": Picture(about="a frame a layer", takes=("head", "scale"), make=_film, ending=".gif"),
+    "film": Picture(about="a frame a layer", takes=("head", "scale"), make=_film, endings=(".gif", ".mp4")),
     "space": Picture(
         about="the heaviest links through all layers, in three dimensions, for a browser", takes=("head",),
-        make=lambda atlas, w: layers_in_space(_every(atlas, w, cells=512)), ending=".html",
+        make=lambda atlas, w: layers_in_space(_every(atlas, w, cells=512)), endings=(".html",),
     ),
 }  # fmt: skip

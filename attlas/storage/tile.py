@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas
     from attlas.storage.stores import Where
 
-__all__ = ["choose_tile", "existing_label", "only_document", "tile_csv", "tile_json"]
+__all__ = ["choose_tile", "chosen_places", "existing_label", "only_document", "tile_csv", "tile_json"]
 
 
 def choose_tile(
@@ -52,7 +52,9 @@ def choose_tile(
     attention = atlas.attention(document, kind)
     layer, head = (existing_label(attention, dim, index) for dim, index in (("layer", layer), ("head", head)))
     tile = attention.sel(layer=layer, head=head)
-    places = {dim: _places(tile, dim, given) for dim, given in (("query", queries), ("key", keys)) if given is not None}
+    places = {
+        dim: chosen_places(tile, dim, given) for dim, given in (("query", queries), ("key", keys)) if given is not None
+    }
     tile = tile.isel(places)
     tile = tile.load().assign_attrs(document_id=document, kind=kind, layer=layer, head=head)
     if not np.isfinite(tile.values).all():
@@ -95,7 +97,7 @@ def tile_csv(tile: xr.DataArray) -> str:
     return text.getvalue()
 
 
-def _places(tile: xr.DataArray, dim: str, given: Any) -> slice | list[int]:
+def chosen_places(tile: xr.DataArray, dim: str, given: Any) -> slice | list[int]:
     """Where the chosen positions lie among those kept; a slice where they lie side by side."""
     have: list[int] = tile[dim].values.tolist()
     chosen = set(parse_selection(given, dim, random=False).choose(have, dim, "the document"))

@@ -131,3 +131,23 @@ def test_all_layers_at_once(made: tuple[attlas.Atlas, NDArray[np.float64]]) -> N
     assert every["layer"].values.tolist() == list(atlas.layers("self"))
     for small_QK, a_HQK in zip(every.values, a_LHQK, strict=True):
         np.testing.assert_allclose(small_QK, pooled(a_HQK[1], 9, "max"), atol=2e-6)
+
+
+@pytest.mark.parametrize("keys", ["5:40", "stride:7", "50:"])
+def test_of_chosen_places(made: tuple[attlas.Atlas, NDArray[np.float64]], keys: str) -> None:
+    """Blocks of the places that are chosen; masked where no query sees a chosen key, also between strides."""
+    atlas, a_LHQK = made
+    layer = atlas.layers("self")[0]
+    small = analysis.overview(atlas, "doc-0", layer=layer, head=0, queries="10:30", keys=keys, cells=4)
+    places = {"5:40": np.arange(5, 40), "stride:7": None, "50:": np.arange(50, 53)}[keys]
+    if places is None:
+        whole = analysis.overview(atlas, "doc-0", layer=layer, head=0, keys=keys, cells=500)
+        places = whole["key"].values
+    block = -(-len(places) // 4)
+    for i, first in enumerate(range(10, 30, 5)):
+        for j, begin in enumerate(range(0, len(places), block)):
+            some = places[begin : begin + block]
+            if some.min() > first + 4:
+                assert np.isnan(small.values[i, j])
+            else:
+                assert float(small[i, j]) == pytest.approx(a_LHQK[0, 0, first : first + 5][:, some].max(), abs=2e-6)

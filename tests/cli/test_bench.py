@@ -159,8 +159,10 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
         (("capture", "demo", "--tokens", "12,x"), "512,1024,2048"),
         (("capture", "demo", "--tokens", "12,12"), "different"),
         (("capture", "demo", "--keep", "all"), "tiers"),
+        (("capture", "demo", "--folder", str(tmp_path / "missing")), "there is no such folder"),
     ):
         assert word in run(*arguments, status=2).stderr
+    assert not (tmp_path / "missing").exists()
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -14,6 +14,7 @@ import attlas
 from attlas import analysis, plots
 from attlas.cli import main
 from attlas.errors import InputError
+from attlas.plots import pictures
 from attlas.plots.pictures import PICTURES
 from attlas.storage import AtlasWriter
 from tests.storage.synthetic import synthetic
@@ -38,7 +39,7 @@ def run(*arguments: str, status: int = 0) -> Result:
 @pytest.mark.parametrize("name", PICTURES)
 def test_every_picture_is_drawn(store: str, name: str, tmp_path: Path) -> None:
     picture = PICTURES[name]
-    path = tmp_path / f"{name}{picture.ending}"
+    path = tmp_path / f"{name}{picture.endings[0]}"
     layer = ("--layer", "1") if "layer" in picture.takes else ()
     told = run("plot", name, store, *layer, "-o", str(path)).output
     assert path.stat().st_size > 4_000
@@ -61,6 +62,7 @@ def test_pictures_take_what_they_say() -> None:
         (("plot", "map", "STORE", "--layer", "9"), 1, "no layer 9"),
         (("plot", "text", "STORE", "--layer", "0", "--query", "3:5"), 1, "of one query, and 2 are chosen"),
         (("plot", "map", "STORE", "--layer", "0", "-o", "map.gif"), 1, ".png"),
+        (("plot", "film", "STORE", "-o", "missing/film.gif"), 2, "there is no folder missing"),
         (("graph", "STORE", "--layer", "0", "--top", "1", "--mass", "0.5"), 1, "give one of"),
         (("graph", "STORE", "--layer", "0", "-o", "graph.txt"), 1, ".graphml"),
         (("compare", "STORE"), 2, "both sides are the same"),
@@ -121,3 +123,20 @@ def test_draw_refuses_what_a_picture_does_not_take(store: str, tmp_path: Path) -
         plots.draw(store, "cake", tmp_path / "a.png")
     with pytest.raises(InputError, match="takes no layer"):
         plots.draw(store, "grid", tmp_path / "a.png", layer=1)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads(*_: object, **_more: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(analysis, "overview", reads)
+    with pytest.raises(InputError, match=r"\.png"):
+        plots.draw(store, "map", "map.gif", layer=0)
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "MOST_CELLS", 100)
+    with pytest.raises(InputError, match="70 queries x 2 keys are too many"):
+        plots.draw(store, "lines", tmp_path / "a.png", layer=0, queries=":", keys=":2")

@@ -37,6 +37,9 @@ class Selection:
 
     spec: str
 
+    def __str__(self) -> str:
+        return self.spec
+
     def places(self, document: str, length: int, *, seed: int = 0) -> Indices:
         """Places of the chosen rows in a document of `length` tokens, ascending, each once.
 
