@@ -171,7 +171,7 @@ def _each_whole_row(tiles: Tiles, lse2_HN: Floats, discard: Discard, tile_bytes:
                 here = a_QK[at.start - begin : at.stop - begin, seen.start - low : seen.stop - low]
                 np.divide(sum_QK.numpy(), np.float32(problem.heads), out=here)
         at = slice(begin, end)
-        discard.of_rows(a_QK, start_N[at] - low, stop_N[at] - low)
+        operator_passes.discard_smallest(a_QK, start_N[at] - low, stop_N[at] - low, discard.share, discard.threshold)
         visit(at, slice(low, high), a_QK)
 
     spread(block, [problem.heads * int((stop_N[b:e] - start_N[b:e]).sum()) for b, e, _, _ in blocks], small=SMALL_CELLS)

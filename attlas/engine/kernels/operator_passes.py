@@ -13,7 +13,7 @@ from numba import njit
 from attlas.engine.kernels import passes
 from attlas.engine.kernels.passes import FAST, LOG2E, LOWEST
 
-__all__ = ["add_heads", "weigh"]
+__all__ = ["add_heads", "discard_smallest", "weigh"]
 
 
 @njit(**FAST)
@@ -62,3 +62,70 @@ def add_heads(
             if table_HR.shape[1]:
                 passes.add_bias(seen, table_HR[h], bias_Q[i] + lo, np.float32(scale / LOG2E))
             _add_row(seen, scale, lse2_HQ[h, i], out[lo:hi])
+
+
+BINS = 2048
+"""Of the leading 11 bits of a weight: its exponent and three bits of its mantissa."""
+
+
+@njit(**FAST)
+def _smallest(value_K: Any, rank: int, count_B: Any, some_K: Any) -> Any:
+    """The value of this rank, 0 the smallest, of values that are not negative: their bits have the same order."""
+    bits_K = value_K.view(np.int32)
+    count_B[:] = 0
+    for j in range(bits_K.shape[0]):
+        count_B[(bits_K[j] >> 20) & (BINS - 1)] += 1
+    bin_, before = 0, 0
+    while before + count_B[bin_] <= rank:
+        before += count_B[bin_]
+        bin_ += 1
+    some = 0
+    for j in range(bits_K.shape[0]):  # those of the bin that holds it, without a branch
+        some_K[some] = value_K[j]
+        some += ((bits_K[j] >> 20) & (BINS - 1)) == bin_
+    low, high, wanted = 0, some - 1, rank - before
+    while low < high:  # Hoare's selection
+        pivot, i, j = some_K[(low + high) // 2], low, high
+        while i <= j:
+            while some_K[i] < pivot:
+                i += 1
+            while pivot < some_K[j]:
+                j -= 1
+            if i <= j:
+                some_K[i], some_K[j] = some_K[j], some_K[i]
+                i += 1
+                j -= 1
+        if wanted <= j:
+            high = j
+        elif wanted >= i:
+            low = i
+        else:
+            break
+    return some_K[wanted]
+
+
+@njit(**FAST)
+def discard_smallest(a_QK: Any, lo_Q: Any, hi_Q: Any, share: float, threshold: float) -> None:
+    """`Discard.of_rows` of float32 weights, in place; no row holds NaN."""
+    count_B = np.empty(BINS, dtype=np.int64)
+    some_K = np.empty(a_QK.shape[1] + 1, dtype=np.float32)
+    for i in range(a_QK.shape[0]):
+        seen_K = a_QK[i, lo_Q[i] : hi_Q[i]]
+        if not seen_K.shape[0]:
+            continue
+        largest, before = np.float32(0), np.float64(0)
+        for j in range(seen_K.shape[0]):
+            largest = max(largest, seen_K[j])
+            before += seen_K[j]
+        rank = int(share * seen_K.shape[0])
+        edge = _smallest(seen_K, rank, count_B, some_K) if rank else np.float32(0)
+        edge = min(max(edge, np.float32(threshold)), largest)
+        left = np.float64(0)
+        for j in range(seen_K.shape[0]):
+            value = seen_K[j] if seen_K[j] >= edge else np.float32(0)
+            seen_K[j] = value
+            left += value
+        if left > 0:
+            factor = np.float32(before / left)
+            for j in range(seen_K.shape[0]):
+                seen_K[j] *= factor

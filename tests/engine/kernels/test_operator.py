@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from attlas.engine.kernels import door, operator_cpu, operator_reference
+from attlas.engine.kernels import door, operator_cpu, operator_passes, operator_reference
 from attlas.engine.kernels.discard import Discard
 from attlas.engine.kernels.problem import Problem
 from tests.engine.kernels.cases import Case, case, dense
@@ -92,3 +94,24 @@ def test_a_share_of_a_row_is_discarded_and_equal_weights_stay() -> None:
     b = np.array([[0.3, 0.7]])
     Discard(threshold=0.9).of_rows(b, np.array([0]), np.array([2]))
     np.testing.assert_allclose(b, [[0, 1]], err_msg="a row's largest weight is never dropped")
+
+
+@settings(deadline=None)  # the first one compiles
+@given(
+    seed=st.integers(0, 2**31), keys=st.integers(1, 200), share=st.floats(0, 0.999),
+    threshold=st.sampled_from([0, 1e-2, 2]), spread=st.sampled_from([0, 1, 8, 60]),
+)  # fmt: skip
+def test_the_compiled_discard_is_that_of_numpy(
+    seed: int, keys: int, share: float, threshold: float, spread: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    a_QK = np.exp(-spread * draw.random((5, keys)) - 3).astype(np.float32)
+    a_QK[:, draw.random(keys) < 0.2] = a_QK[0, 0]  # equal weights at the edge
+    a_QK[1, draw.random(keys) < 0.5] = 0
+    lo_Q = draw.integers(0, keys + 1, 5)
+    hi_Q = np.maximum(lo_Q, draw.integers(0, keys + 1, 5))
+    expected, found = a_QK.copy(), a_QK.copy()
+    Discard(share=share, threshold=threshold).of_rows(expected, lo_Q, hi_Q)
+    operator_passes.discard_smallest(found, lo_Q, hi_Q, share, threshold)
+    assert ((found == 0) == (expected == 0)).all()
+    np.testing.assert_allclose(found, expected, rtol=3e-6)
