@@ -15,6 +15,7 @@
 | attention as a graph of tokens, and who is central in it? | `graph`, `graph_of`, `centrality`, `write_graph` |
 | who is central, every weight an edge, at any length | `pagerank` |
 | how much could flow from a token through the layers (Abnar and Zuidema 2020)? | `flow` |
+| A @ X or A.T @ X of all layers, on threads, Ray or Dask | `products` |
 | how far is each state made of each token, through layers (Abnar and Zuidema 2020)? | `rollout` |
 | how much is each token, word, sentence attended to? | `received` |
 | the answer as a table or a file | `to_frame`, `write_table` |
@@ -33,6 +34,7 @@ from attlas.analysis.head_probe import probe_heads
 from attlas.analysis.head_roles import head_roles
 from attlas.analysis.overview import overview, shrink, thumbnails
 from attlas.analysis.pagerank import pagerank
+from attlas.analysis.products import products
 from attlas.analysis.received import received
 from attlas.analysis.rollout import rollout
 from attlas.analysis.sink_metric import sink_metric
@@ -57,6 +59,7 @@ __all__ = [
     "overview",
     "pagerank",
     "probe_heads",
+    "products",
     "received",
     "rollout",
     "saved_results",

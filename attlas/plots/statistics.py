@@ -209,7 +209,11 @@ def _chosen(answer: xr.Dataset, names: Sequence[str] | None) -> list[str]:
         for name, variable in answer.data_vars.items()
         if variable.dims == ("layer", "head") and not str(name).endswith(("_error", "_low", "_high"))
     ]
-    wrong: Any = next((name for name in names or () if name not in known), None)
-    if wrong is not None or not known:
-        raise InputError(f"{wrong!r} is not one number a head here: choose of {', '.join(known) or 'none'}")
+    if not known:
+        raise InputError(
+            "this answer holds no statistic of one number a head: give one of `attlas.analysis.statistics`"
+        )
+    wrong = next((name for name in names or () if name not in known), None)
+    if wrong is not None:
+        raise InputError(f"{wrong!r} is not one number a head here: choose of {', '.join(known)}")
     return known if names is None else list(names)

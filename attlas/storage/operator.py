@@ -26,7 +26,7 @@ from attlas.storage.lazy import DocumentRows
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas
 
-__all__ = ["FACTOR_BYTES", "AttentionOperator", "make_operator"]
+__all__ = ["FACTOR_BYTES", "AttentionOperator", "make_operator", "parse_columns"]
 
 Indices = NDArray[np.int64]
 Heads = int | Sequence[int] | str | None
@@ -128,7 +128,8 @@ class AttentionOperator:
         columns: list[Any] = []
         if labelled is not None:
             x, columns = self._unlabelled(labelled, source, one)
-        values = self._numbers(x, source, len(places))
+        size = self.shape[0 if source == "query" else 1]
+        values = parse_columns(x, source, size, len(places), self.document)
         flat = values.ndim == 1
         found = self._multiply(
             torch.from_numpy(values[:, None] if flat else values), places, mean, target == "query", discard
@@ -210,26 +211,6 @@ class AttentionOperator:
             raise refuse(head, "head", HEADS_ARE)
         return np.array(places), False
 
-    def _numbers(self, x: Any, source: str, heads: int) -> NDArray[Any]:
-        """X as contiguous float32 or float64, of a shape that fits."""
-        size = self.shape[0 if source == "query" else 1]
-        try:
-            values = np.asarray(x)
-        except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # of a range, say
-            raise refuse(x, "x", "give an array of numbers") from error
-        if values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
-            raise refuse(x, "x", "give an array of numbers")
-        fits = values.ndim in (1, 2, 3) and values.shape[-2 if values.ndim > 1 else 0] == size
-        if not fits or (values.ndim == 3 and values.shape[0] != heads):
-            expected = f"({size},), ({size}, columns) or ({heads}, {size}, columns)"
-            places = "queries" if source == "query" else "keys"
-            raise InputError(f"x is of shape {values.shape}: {self.document!r} has {size} {places}, give {expected}")
-        values = np.ascontiguousarray(values, dtype=np.float32 if values.dtype.itemsize == 2 else None)
-        values = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
-        if not np.isfinite(values).all():
-            raise InputError("x holds NaN or Inf, which would reach queries that do not see them: fill or drop these")
-        return values
-
     def _unlabelled(self, x: xr.DataArray, source: str, one: bool) -> tuple[NDArray[Any], list[Any]]:
         """A labelled X as (source,), (source, C) or (H, source, C), and its further dimensions, which C runs over."""
         if source not in x.dims:
@@ -259,6 +240,33 @@ class AttentionOperator:
             coordinates["head"] = xr.Variable("head", np.array(self.heads)[places], {"long_name": "head index"})
         attributes = {"document_id": self.document, "kind": self.kind, "layer": self.layer}
         return xr.DataArray(found.reshape(shape), coordinates, dims, attrs=x.attrs | attributes)
+
+
+def parse_columns(x: Any, source: str, size: int, heads: int, document: str) -> NDArray[Any]:
+    """X of a product as contiguous float32 or float64, of a shape that fits; raises InputError.
+
+    source: "query" or "key", of which there are `size`. heads: how many may have an X each, 0 for none.
+    """
+    try:
+        values = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # of a range, say
+        raise refuse(x, "x", "give an array of numbers") from error
+    if values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
+        raise refuse(x, "x", "give an array of numbers")
+    fits = values.ndim in (1, 2, 3) and values.shape[-2 if values.ndim > 1 else 0] == size
+    if not fits or (values.ndim == 3 and values.shape[0] != heads):
+        expected = (
+            f"({size},), ({size}, columns) or ({heads}, {size}, columns)"
+            if heads
+            else (f"({size},) or ({size}, columns)")
+        )
+        places = "queries" if source == "query" else "keys"
+        raise InputError(f"x is of shape {values.shape}: {document!r} has {size} {places}, give {expected}")
+    values = np.ascontiguousarray(values, dtype=np.float32 if values.dtype.itemsize == 2 else None)
+    values = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError("x holds NaN or Inf, which would reach queries that do not see them: fill or drop these")
+    return values
 
 
 def make_operator(atlas: Atlas, document: str, index: int, kind: str, layer: int) -> AttentionOperator:

@@ -42,6 +42,7 @@ BESIDE = {
     "graph": ("document", "top"),
     "overview": ("document",),
     "pagerank": ("document",),
+    "products": ("document",),
     "received": ("document",),
     "rollout": ("document",),
     "thumbnails": ("document",),

@@ -167,6 +167,8 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
         plots.save(plots.head_map(statistics.entropy), tmp_path / "map.gif")
     with pytest.raises(InputError, match="choose of"):
         plots.layer_means(statistics, ["nothing"])
+    with pytest.raises(InputError, match=r"^this answer holds no statistic of one number a head: give one of"):
+        plots.layer_means(xr.Dataset())
     with pytest.raises(InputError, match="each document"):
         plots.head_boxes(statistics, "nothing")
     assert readable("a\nb\x00") == "a⏎b·"
