@@ -211,7 +211,7 @@ def _chosen(answer: xr.Dataset, names: Sequence[str] | None) -> list[str]:
     ]
     if not known:
         raise InputError(
-            "this answer holds no statistic of one number a head: give one of `attlas.analysis.statistics`"
+            "this answer holds no statistic of one number a head: give one of analysis.statistics"
         )
     wrong = next((name for name in names or () if name not in known), None)
     if wrong is not None:
