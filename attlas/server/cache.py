@@ -1,0 +1,102 @@
+"""What was made last, up to a number of bytes, each thing made once however many ask for it at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from attlas.errors import QuestionCancelledError, ServerBusyError
+
+__all__ = ["Cache"]
+
+Array = NDArray[Any]
+
+MOST_BYTES = 128 * 2**20
+MOST_HEAVY = 2
+"""Things of the costly sort that are made side by side: each holds tens of megabytes while it is made."""
+MOST_WAITING = 32
+LOOK_AGAIN = 0.05
+"""Seconds after which one who waits looks whether the answer is still wanted."""
+
+
+def _always() -> bool:
+    return True
+
+
+class Cache:
+    """Arrays by their key, least recently used first out. Safe to use from several threads.
+
+    most_bytes: of the arrays kept. most_heavy: of the costly ones, how many are made at once. most_waiting: how many
+    may wait for their turn at those.
+    """
+
+    def __init__(
+        self, most_bytes: int = MOST_BYTES, *, most_heavy: int = MOST_HEAVY, most_waiting: int = MOST_WAITING
+    ) -> None:
+        self.most_bytes, self.most_heavy, self.most_waiting = most_bytes, most_heavy, most_waiting
+        self.bytes = 0
+        self._kept: OrderedDict[Hashable, Array] = OrderedDict()
+        self._making: set[Hashable] = set()
+        self._heavy = self._waiting = 0
+        self._changed = threading.Condition()
+
+    def get(
+        self,
+        key: Hashable,
+        make: Callable[[], Array],
+        *,
+        heavy: bool = False,
+        wanted: Callable[[], bool] = _always,
+    ) -> Array:
+        """What is kept under a key, made first where it is not; nobody may write into it.
+
+        One asker makes it, in its own thread, and those who ask meanwhile wait for that. heavy: of the costly sort.
+        wanted: asked while waiting, and before anything is made; False drops the question.
+        Raises QuestionCancelledError where it is no longer wanted, ServerBusyError where too many wait already, and
+        what `make` raises, which the next asker then tries again.
+        """
+        with self._changed:
+            waits = False
+            try:
+                while True:
+                    if key in self._kept:
+                        self._kept.move_to_end(key)
+                        return self._kept[key]
+                    if not wanted():
+                        raise QuestionCancelledError("the question was cancelled before it was answered: ask it again")
+                    if key not in self._making and not (heavy and self._heavy >= self.most_heavy):
+                        break
+                    if not waits and heavy:
+                        if self._waiting >= self.most_waiting:
+                            raise ServerBusyError(
+                                f"{self._waiting} questions of the costly sort wait already: ask again in a second"
+                            )
+                        waits = True
+                        self._waiting += 1
+                    self._changed.wait(LOOK_AGAIN)
+            finally:
+                self._waiting -= waits
+            self._making.add(key)
+            self._heavy += heavy
+        made: Array | None = None
+        try:
+            made = make()
+            return made
+        finally:
+            with self._changed:
+                self._making.discard(key)
+                self._heavy -= heavy
+                if made is not None:
+                    self._keep(key, made)
+                self._changed.notify_all()
+
+    def _keep(self, key: Hashable, made: Array) -> None:
+        made.setflags(write=False)
+        self._kept[key] = made
+        self.bytes += made.nbytes
+        while self.bytes > self.most_bytes:
+            self.bytes -= self._kept.popitem(last=False)[1].nbytes
