@@ -85,7 +85,7 @@ export class Reader {
     delete this.element.dataset.place;
   }
 
-  // a row ("row", a query) or a column ("column", a key) of one head
+  // a row ("row", a query, by its place in the document) or a column ("column", a key) of one head
   async show(asker, page, layer, head, by, at, locked) {
     const name = JSON.stringify([page.where, layer, head, by, at]);
     this.release.hidden = !locked;
@@ -95,7 +95,7 @@ export class Reader {
     this.control = new AbortController();
     const { signal } = this.control;
     this.shown = name;
-    const args = { ...page.where, layer, head, top: TOP, ...(by === "row" ? { query: at } : { key: at }) };
+    const args = { ...page.where, layer, head, top: TOP, ...(by === "row" ? { query: page.row(at) } : { key: at }) };
     try {
       const { data, buffers } = await asker.ask(by, args, signal);
       const weights = floatsOf(buffers[0]);
@@ -122,7 +122,7 @@ export class Reader {
     const [seenFrom, seenEnd] = by === "row" && data.seen ? data.seen : [0, weights.length];
     this.ranked.replaceChildren(
       ...data.top.map((one) => {
-        const [query, key] = by === "row" ? [at, one.key] : [one.query, at];
+        const [query, key] = by === "row" ? [at, one.key] : [page.query(one.query), at];
         const item = element("li", "", null, { "data-query": query, "data-key": key, title: "show it on the map" });
         const bar = element("i");
         bar.style.width = `${Math.max(one.weight * 100, 0.5)}%`;
