@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
 
-from numpy.typing import NDArray
+import numpy as np
 
 from attlas.errors import QuestionCancelledError, ServerBusyError
 
 __all__ = ["Cache"]
 
-Array = NDArray[Any]
+T = TypeVar("T")
 
 MOST_BYTES = 128 * 2**20
 MOST_HEAVY = 2
@@ -27,8 +27,12 @@ def _always() -> bool:
     return True
 
 
+def _nbytes(made: Any) -> int:
+    return int(made.nbytes)
+
+
 class Cache:
-    """Arrays by their key, least recently used first out. Safe to use from several threads.
+    """Arrays, and what else has a size, by their key, least recently used first out. Safe to use from several threads.
 
     most_bytes: of the arrays kept. most_heavy: of the costly ones, how many are made at once. most_waiting: how many
     may wait for their turn at those.
@@ -39,7 +43,7 @@ class Cache:
     ) -> None:
         self.most_bytes, self.most_heavy, self.most_waiting = most_bytes, most_heavy, most_waiting
         self.bytes = 0
-        self._kept: OrderedDict[Hashable, Array] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._making: set[Hashable] = set()
         self._heavy = self._waiting = 0
         self._changed = threading.Condition()
@@ -47,15 +51,16 @@ class Cache:
     def get(
         self,
         key: Hashable,
-        make: Callable[[], Array],
+        make: Callable[[], T],
         *,
         heavy: bool = False,
         wanted: Callable[[], bool] = _always,
-    ) -> Array:
+        size: Callable[[T], int] = _nbytes,
+    ) -> T:
         """What is kept under a key, made first where it is not; nobody may write into it.
 
         One asker makes it, in its own thread, and those who ask meanwhile wait for that. heavy: of the costly sort.
-        wanted: asked while waiting, and before anything is made; False drops the question.
+        wanted: asked while waiting, and before anything is made; False drops the question. size: bytes of what is made.
         Raises QuestionCancelledError where it is no longer wanted, ServerBusyError where too many wait already, and
         what `make` raises, which the next asker then tries again.
         """
@@ -65,7 +70,8 @@ class Cache:
                 while True:
                     if key in self._kept:
                         self._kept.move_to_end(key)
-                        return self._kept[key]
+                        found: T = self._kept[key][0]
+                        return found
                     if not wanted():
                         raise QuestionCancelledError("the question was cancelled before it was answered: ask it again")
                     if key not in self._making and not (heavy and self._heavy >= self.most_heavy):
@@ -82,21 +88,21 @@ class Cache:
                 self._waiting -= waits
             self._making.add(key)
             self._heavy += heavy
-        made: Array | None = None
         try:
             made = make()
+            with self._changed:
+                self._keep(key, made, size(made))
             return made
         finally:
             with self._changed:
                 self._making.discard(key)
                 self._heavy -= heavy
-                if made is not None:
-                    self._keep(key, made)
                 self._changed.notify_all()
 
-    def _keep(self, key: Hashable, made: Array) -> None:
-        made.setflags(write=False)
-        self._kept[key] = made
-        self.bytes += made.nbytes
+    def _keep(self, key: Hashable, made: Any, size: int) -> None:
+        if isinstance(made, np.ndarray):
+            made.setflags(write=False)
+        self._kept[key] = made, size
+        self.bytes += size
         while self.bytes > self.most_bytes:
-            self.bytes -= self._kept.popitem(last=False)[1].nbytes
+            self.bytes -= self._kept.popitem(last=False)[1][1]

@@ -62,9 +62,9 @@ class Handle:
         """Whether the capture kept some query rows alone."""
         return self.atlas.attrs["kinds"][self.kind]["query_axis"] not in KINDS[self.kind]
 
-    @cached_property
+    @property
     def page(self) -> xr.Dataset:
-        """The document's page, of which statistics are read."""
+        """The document's page, opened anew: it keeps the statistics that are read of it."""
         return self.atlas[self.document]
 
     @cached_property
@@ -79,7 +79,8 @@ class Handle:
         """axis, query or key -> the word of each of its tokens; None where the atlas has none."""
         prefix = "" if self.kind == "self" else f"{self.kind}_"
         names = {axis: f"{prefix}{axis}_word" for axis in ("query", "key")}
-        return {axis: self.page[name].values if name in self.page.coords else None for axis, name in names.items()}
+        page = self.page
+        return {axis: page[name].values if name in page.coords else None for axis, name in names.items()}
 
     def token(self, axis: str, place: int) -> str:
         return str(self.texts[axis]["token"][place])
@@ -144,9 +145,8 @@ class Handles:
             return self._kept[key]
 
 
-def statistic_variables(handle: Handle) -> dict[str, str]:
-    """What is known of each row of a document: the statistic's name -> the page's variable."""
-    prefix = "" if handle.kind == "self" else f"{handle.kind}_"
+def statistic_variables(page: xr.Dataset, kind: str) -> dict[str, str]:
+    """What a page tells of each row of a kind: the statistic's name -> the page's variable."""
+    prefix = "" if kind == "self" else f"{kind}_"
     rows = (f"{prefix}layer", f"{prefix}head", f"{prefix}query")
-    variables = handle.page.variables
-    return {name.removeprefix(prefix): name for name in map(str, handle.page) if variables[name].dims == rows}
+    return {name.removeprefix(prefix): name for name in map(str, page) if page.variables[name].dims == rows}

@@ -17,6 +17,7 @@ from attlas.parse import parse_mapping, refuse
 from attlas.server.cache import MOST_BYTES, Cache
 from attlas.server.handles import Handle, Handles
 from attlas.server.questions import contents as contents
+from attlas.server.questions import heads as heads
 from attlas.server.questions import weights as weights
 from attlas.server.questions.question import OPS, Answer, Asked, Op
 from attlas.server.status import status_of

@@ -86,7 +86,10 @@ def _kind(handle: Handle) -> dict[str, Any]:
         "top_level": handle.top_level,
         "weights": handle.atlas.tier.weights,
         "rows_kept": "chosen" if handle.chosen else "all",
-        "statistics": [*statistic_variables(handle), *(["received"] if handle.atlas.tier.weights else [])],
+        "statistics": [
+            *statistic_variables(handle.page, handle.kind),
+            *(["received"] if handle.atlas.tier.weights else []),
+        ],
     }
     if handle.chosen:
         found["query_places"] = rows.position_Q.tolist()
