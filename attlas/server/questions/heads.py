@@ -54,6 +54,7 @@ def thumbnails(
             "layers": list(layers),
             "heads": list(handle.heads),
             "sampled_rows": chosen.tolist(),
+            "block_queries": -(-handle.queries // cells),
             "block_keys": -(-handle.keys // cells),
             "queries": handle.queries,
             "keys": handle.keys,

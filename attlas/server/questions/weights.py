@@ -17,8 +17,8 @@ __all__ = ["MOST_CELLS"]
 
 Floats = NDArray[np.float32]
 
-MOST_CELLS = 2**29
-"""Weights that are computed for one answer, some seconds' worth."""
+MOST_CELLS = 600_000_000
+"""Weights that are computed for one answer, some seconds' worth: a causal map of 32,768 tokens whole."""
 MOST_TOP = 1000
 
 
