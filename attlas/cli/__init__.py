@@ -27,8 +27,10 @@ COMMANDS = {
     "query": "Weights of one head, as table, CSV, JSON or npy.",
     "received": "Which tokens are attended to most.",
     "rollout": "How much of a token's last state comes from each token.",
+    "serve": "Atlases over HTTP, for a team and its programs.",
     "stats": "Statistics of every layer and head.",
     "verify": "Check an atlas against its own records.",
+    "view": "Look at an atlas in a browser.",
 }
 
 

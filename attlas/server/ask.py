@@ -6,11 +6,11 @@ follows begins at a multiple of 8), then the buffers one after the other; `buffe
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from typing import Any
 
-import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ router = APIRouter(prefix="/v1", tags=["messages"])
 
 MOST_MESSAGE = 2**20
 ALIGNED = 8
+WATCH_SECONDS = 0.05
 ASKED = {
     "requestBody": {
         "required": True,
@@ -44,8 +45,7 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
         "description": "The reply, of an error too: uint32 length of the JSON, the JSON, the buffers.",
         "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}},
     },
-    **{status: PROBLEMS[status] for status in (400, 401, 500, 503)},
-    413: {"description": "Content Too Large", "content": PROBLEMS[400]["content"]},
+    **{status: PROBLEMS[status] for status in (400, 401, 413, 500, 503)},
 }
 
 
@@ -98,17 +98,15 @@ async def _answered(request: Request, served: Served, message: Any) -> Response:
     def answer() -> bytes:
         return frame(*served.wait().reply(message, asker=asker))
 
-    async with anyio.create_task_group() as tasks:
+    async def watch() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(WATCH_SECONDS)
+        if served.ready:
+            served.wait().cancel(identity, asker=asker)
 
-        async def watch() -> None:
-            while not await request.is_disconnected():
-                await anyio.sleep(0.05)
-            if served.ready:
-                served.wait().cancel(identity, asker=asker)
-
-        tasks.start_soon(watch)
-        try:
-            made = await run_sync(answer)
-        finally:
-            tasks.cancel_scope.cancel()
+    watching = asyncio.create_task(watch())
+    try:
+        made = await run_sync(answer)
+    finally:
+        watching.cancel()
     return Response(made, media_type=BYTES, headers={"Cache-Control": "no-store"})

@@ -28,9 +28,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         labels = ("method", "route", "op")
-        self.requests = Counter(
-            "attlas_requests", "Requests answered.", (*labels, "status"), registry=self.registry
-        )
+        self.requests = Counter("attlas_requests", "Requests answered.", (*labels, "status"), registry=self.registry)
         self.seconds = Histogram(
             "attlas_request_seconds", "Seconds to the last byte.", labels, buckets=SECONDS, registry=self.registry
         )

@@ -48,7 +48,7 @@ def _title(status: int) -> str:
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: _described(status) for status in (400, 401, 404, 409, 422, 429, CANCELLED, 500, 503, 507)
+    status: _described(status) for status in (400, 401, 403, 404, 409, 413, 422, 429, CANCELLED, 500, 503, 507)
 }
 """What any question may be refused with, for OpenAPI."""
 
