@@ -31,6 +31,8 @@ __all__ = ["overview_of_layer", "store_overviews"]
 Floats = NDArray[Any]
 Indices = NDArray[np.int64]
 
+SHORT = 4096
+"""Below so many tokens, the coarsest tile of a head is computed within a tenth of a second."""
 KEY_BYTES = 128 * 2**20
 """Keys of a layer that are held at once."""
 BAND_BYTES = 64 * 2**20
@@ -44,10 +46,10 @@ def store_overviews(
     side: int = STORED_SIDE,
     progress: Report | None = None,
 ) -> dict[str, Any]:
-    """Make and keep the overviews of documents, of all that have more than one tile by default.
+    """Make and keep the overviews of documents, by default of those of SHORT tokens or more.
 
     >>> store_overviews("demo.zarr")["documents"]
-    {'demo': 'one tile: nothing to store'}
+    {'demo': 'short: nothing to store'}
 
     side: levels of at most so many blocks along a side are stored, 256 to 4096. Those that are there stay; one that was
     begun is gone on with, a layer at a time. progress: is told how many layers are done.
@@ -59,8 +61,9 @@ def store_overviews(
     side = parse_count(side, "side", least=256, most=4096)
     parse_callback(progress, "progress")
     names = list(atlas) if documents is None else list(parse_names(documents, "documents"))
-    work = [(name, kind, levels) for name in names for kind, levels in _levels(atlas, name, side).items()]
-    told = dict.fromkeys(names, "one tile: nothing to store")
+    least = SHORT if documents is None else 0
+    work = [(name, kind, levels) for name in names for kind, levels in _levels(atlas, name, side, least).items()]
+    told = dict.fromkeys(names, "short: nothing to store")
     begun, done, total = time.monotonic(), 0, sum(len(atlas.layers(kind)) for _, kind, _ in work)
     before = weights = 0
     for name, kind, levels in work:
@@ -92,14 +95,15 @@ def store_overviews(
     return {"documents": told, "weights": weights, "seconds": time.monotonic() - begun}
 
 
-def _levels(atlas: Atlas, document: str, side: int) -> dict[str, tuple[int, ...]]:
-    """kind -> the levels to be stored, where there are any."""
+def _levels(atlas: Atlas, document: str, side: int, least: int) -> dict[str, tuple[int, ...]]:
+    """kind -> the levels to be stored, where there are any, of maps of at least so many tokens along a side."""
     check_weights(atlas.keep, "attention", document)
     index = atlas.committed_index(document)
     found = {}
     for kind in atlas.kinds:
         rows = atlas.rows(kind, index)
-        found[kind] = stored_levels(rows.queries, rows.keys, side)
+        long = max(rows.queries, rows.keys) >= least
+        found[kind] = stored_levels(rows.queries, rows.keys, side) if long else ()
     return {kind: levels for kind, levels in found.items() if levels}
 
 

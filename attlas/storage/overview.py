@@ -25,7 +25,17 @@ from attlas.storage.array_spec import ArraySpec
 from attlas.storage.atlas import Atlas
 from attlas.storage.commits import Records
 
-__all__ = ["FOLDER", "POOLS", "SIDE", "STORED_SIDE", "Overview", "OverviewWriter", "find_overview", "stored_levels"]
+__all__ = [
+    "FOLDER",
+    "POOLS",
+    "SIDE",
+    "STORED_SIDE",
+    "Overview",
+    "OverviewWriter",
+    "find_overview",
+    "overview_bytes",
+    "stored_levels",
+]
 
 Bytes = NDArray[np.uint8]
 
@@ -96,6 +106,11 @@ def find_overview(atlas: Atlas, document: str, kind: str) -> Overview | None:
         warnings.warn(f"{name} is damaged, and left out: make it again with attlas overview", stacklevel=2)
         return None
     return Overview(place=told["place"], levels=tuple(told["levels"]), heads=int(told["heads"]), arrays=arrays)
+
+
+def overview_bytes(atlas: Atlas) -> int:
+    """What the overviews of an atlas take in its store, unfinished ones too."""
+    return int(sync(atlas.root.store.getsize_prefix(f"{FOLDER}/")))
 
 
 class OverviewWriter:
