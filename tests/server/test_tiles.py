@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 import attlas
 from attlas.server import tiles
 from attlas.server.session import Session
-from attlas.server.tiles import POOLS, choose_box, pooled, quantised, top_level
+from attlas.server.tiles import POOLS, choose_box, pooled, top_level
+from attlas.storage.blocks import quantised
 from attlas.storage.lazy import LazyAttention
 from tests.analysis.test_statistics import write
 from tests.families import BY_NAME, build_model, documents
