@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from attlas.errors import InputError
@@ -125,7 +126,7 @@ def _named(atlases: list[Atlas], short_name: Callable[[Atlas], str]) -> dict[str
 
 
 def listen(app: FastAPI, made: socket.socket, session: Future[Session], begun: Callable[[], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM. begun: called when requests are answered. Raises what making the session raised."""
+    """Serve until Ctrl-C or SIGTERM; raises what making the session did. begun: called once requests are answered."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -146,8 +147,6 @@ def listen(app: FastAPI, made: socket.socket, session: Future[Session], begun: C
         return
     finally:
         made.close()
-        try:  # a thread that is within an import does not end well with the process
+        with suppress(TimeoutError):  # a thread that is within an import does not end well with the process
             session.exception(timeout=LOADING)
-        except TimeoutError:
-            pass
     session.result()

@@ -32,7 +32,7 @@ HEADERS = {
         "X-Attlas-Data": "JSON: what is told of the arrays.",
     }.items()
 }
-NOT_MODIFIED = {304: {"description": "Not Modified"}}
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not Modified"}}
 OBJECT = {"application/json": {"schema": {"type": "object"}}}
 BINARY = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
 JSON: dict[int | str, dict[str, Any]] = {200: {"description": "The answer.", "content": OBJECT}, **NOT_MODIFIED}
