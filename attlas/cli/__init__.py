@@ -22,6 +22,7 @@ COMMANDS = {
     "graph": "Attention as a graph of tokens; who is central in it.",
     "heads": "What every head does, and how alike heads are.",
     "info": "What an atlas holds.",
+    "mcp": "Tools for assistants, over the same questions.",
     "overview": "Store coarse levels of the maps, for the page.",
     "plan": "Memory and disk a capture will need.",
     "plot": "Pictures: maps, texts, graphs, heads, films.",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import getpass
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attlas.server.session import Session
     from attlas.storage import Atlas
 
-__all__ = ["PORT", "address", "bind", "listen", "names_of", "open_session", "tunnel"]
+__all__ = ["PORT", "address", "bind", "listen", "named", "names_of", "open_session", "tunnel"]
 
 PORT = 8765
 TRIED = 20
@@ -91,7 +91,7 @@ def names_of(made: socket.socket, host: str) -> list[str]:
     return [socket.gethostname(), socket.getfqdn(), *found]
 
 
-def open_session(atlases: Mapping[str, Atlas] | list[Atlas]) -> Future[Session]:
+def open_session(atlases: list[Atlas]) -> Future[Session]:
     """A session of atlases, made in a thread of its own, for it loads torch."""
     made: Future[Session] = Future()
 
@@ -100,10 +100,9 @@ def open_session(atlases: Mapping[str, Atlas] | list[Atlas]) -> Future[Session]:
             import torch
 
             torch.set_num_threads(1)  # small pieces are ten times as quick, and several are computed side by side
-            from attlas.server.session import Session, short_name
+            from attlas.server.session import Session
 
-            named = atlases if isinstance(atlases, Mapping) else _named(atlases, short_name)
-            made.set_result(Session(named))
+            made.set_result(Session(named(atlases)))
         except BaseException as error:
             made.set_exception(error)
 
@@ -113,16 +112,17 @@ def open_session(atlases: Mapping[str, Atlas] | list[Atlas]) -> Future[Session]:
     return made
 
 
-def _named(atlases: list[Atlas], short_name: Callable[[Atlas], str]) -> dict[str, Atlas]:
-    """Each by a name of its own."""
-    named: dict[str, Atlas] = {}
+def named(atlases: list[Atlas]) -> dict[str, Atlas]:
+    """Each by a name of its own: the last part of its place, numbered where that is taken."""
+    from attlas.server.session import short_name
+
+    found: dict[str, Atlas] = {}
     for atlas in atlases:
-        name = short_name(atlas)
-        number = 2
-        while name in named:
+        name, number = short_name(atlas), 2
+        while name in found:
             name, number = f"{short_name(atlas)}-{number}", number + 1
-        named[name] = atlas
-    return named
+        found[name] = atlas
+    return found
 
 
 def listen(app: FastAPI, made: socket.socket, session: Future[Session], begun: Callable[[], None]) -> None:

@@ -49,13 +49,15 @@ def test_without_the_token_nothing_is_told(client: TestClient, session: Session)
 @pytest.mark.parametrize("wrong", ["", "wrong", TOKEN[:-1], TOKEN + "x", "café", "\x00"])
 def test_a_wrong_token_is_refused_wherever_it_is_given(client: TestClient, wrong: str) -> None:
     assert client.get(ASKED, params={"token": wrong}).status_code == 401
-    header = f"Bearer {wrong}".encode("utf-8")
+    header = f"Bearer {wrong}".encode()
     assert client.get(ASKED, headers={"Authorization": header}).status_code == 401
     name = _entered(client)
     client.cookies.clear()
     if wrong.isascii() and wrong.isprintable():
         assert client.get(ASKED, headers={"Cookie": f"{name}={wrong}"}).status_code == 401
-        assert client.get(ASKED, headers={"Cookie": f"{name}={TOKEN}"}).status_code == 401  # the cookie is not the token
+        assert (
+            client.get(ASKED, headers={"Cookie": f"{name}={TOKEN}"}).status_code == 401
+        )  # the cookie is not the token
 
 
 def test_the_address_that_is_printed_gives_a_cookie_and_loses_its_token(client: TestClient) -> None:
@@ -83,7 +85,9 @@ def test_a_browser_without_the_token_is_asked_for_it(client: TestClient) -> None
     assert 'name="token"' in response.text
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "a@localhost", "", "[x"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "a@localhost", "", "[x"]
+)
 def test_a_foreign_host_is_refused_even_with_the_token(client: TestClient, host: str) -> None:
     response = client.get(ASKED, headers=BEARER | {"Host": host})
     assert response.status_code == 400

@@ -52,7 +52,14 @@ def ended(client: TestClient, where: str) -> dict[str, Any]:
 
 
 def test_each_text_has_an_outcome_and_the_good_ones_are_served(client: TestClient, tmp_path: Path) -> None:
-    texts = [TEXT, {"id": "b", "text": "and ran"}, "", {"id": "b", "text": "twice"}, 5, {"id": "c", "text": "x" * 200_000}]
+    texts = [
+        TEXT,
+        {"id": "b", "text": "and ran"},
+        "",
+        {"id": "b", "text": "twice"},
+        5,
+        {"id": "c", "text": "x" * 200_000},
+    ]
     texts.append({"source": "a", "target": "b"})
     response = client.post("/v1/captures", json={"model": "demo", "texts": texts})
     assert response.status_code == 202

@@ -66,7 +66,8 @@ def test_xarray_and_zarr_open_it(url: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "stop"), [("bytes=0-0", 0, 1), ("bytes=5-9", 5, 10), ("bytes=-7", -7, None), ("bytes=9-", 9, None)]
+    ("asked", "start", "stop"),
+    [("bytes=0-0", 0, 1), ("bytes=5-9", 5, 10), ("bytes=-7", -7, None), ("bytes=9-", 9, None)],
 )
 @pytest.mark.parametrize("atlas", ["a", "m"])
 def test_a_part(url: str, folder: Path, atlas: str, asked: str, start: int, stop: int | None) -> None:
