@@ -54,6 +54,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Told:
     return found
 
 
+@pytest.mark.slow
 def test_a_capture_in_a_process_of_its_own(store: str, tmp_path: Path) -> None:
     arguments = ("--port", "0", "--token", TOKEN, "--allow-capture", "--model", "demo", "--folder", str(tmp_path))
     with started("serve", store, *arguments) as (told, _):

@@ -50,7 +50,7 @@ def test_without_the_token_nothing_is_told(client: TestClient, session: Session)
 def test_a_wrong_token_is_refused_wherever_it_is_given(client: TestClient, wrong: str) -> None:
     assert client.get(ASKED, params={"token": wrong}).status_code == 401
     header = f"Bearer {wrong}".encode()
-    assert client.get(ASKED, headers={"Authorization": header}).status_code == 401
+    assert client.get(ASKED, headers=[(b"Authorization", header)]).status_code == 401
     name = _entered(client)
     client.cookies.clear()
     if wrong.isascii() and wrong.isprintable():
