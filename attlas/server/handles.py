@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from functools import cached_property
@@ -19,12 +20,15 @@ from attlas.parse import is_integer, parse_count, refuse
 from attlas.server.tiles import HeadMap, top_level
 from attlas.storage import Atlas
 from attlas.storage.lazy import DocumentRows, LazyAttention
+from attlas.storage.overview import Overview, find_overview
 from attlas.storage.page import check_weights
 
 __all__ = ["Handle", "Handles", "statistic_variables"]
 
 Indices = NDArray[np.int64]
 
+LOOK_AGAIN = 2.0
+"""Seconds."""
 MOST_DOCUMENTS = 16
 """Handles that are kept; one of a document of 131,072 tokens has some megabytes."""
 
@@ -38,6 +42,8 @@ class Handle:
         self.heads = tuple(int(head) for head in atlas.column(f"{kind}/head"))
         self.attention = LazyAttention(self.rows)
         self._intervals: dict[int, tuple[Indices, Indices]] = {}
+        self._overview: Overview | None = None
+        self._looked = -LOOK_AGAIN
         self._lock = threading.Lock()
 
     @property
@@ -61,6 +67,14 @@ class Handle:
     def chosen(self) -> bool:
         """Whether the capture kept some query rows alone."""
         return self.atlas.attrs["kinds"][self.kind]["query_axis"] not in KINDS[self.kind]
+
+    @property
+    def overview(self) -> Overview | None:
+        """What the atlas keeps of the document's coarse levels; looked for again where there was none a while ago."""
+        if self._overview is None and time.monotonic() - self._looked >= LOOK_AGAIN:
+            self._looked = time.monotonic()
+            self._overview = find_overview(self.atlas, self.document, self.kind)
+        return self._overview
 
     @property
     def page(self) -> xr.Dataset:

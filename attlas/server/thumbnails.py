@@ -1,17 +1,21 @@
-"""Small maps of all heads of a layer: of some rows, spread evenly, the largest weight in each block of keys.
+"""Small maps of all heads of a layer: of some rows, spread evenly, the largest weight in each block of keys; or of all
+rows, from an overview.
 
 Suffixes: H heads, Q queries, K keys, R and C the rows and columns of a thumbnail.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from attlas.server.handles import Handle
 from attlas.server.tiles import BLOCK_BYTES
+from attlas.storage.overview import Overview
 
-__all__ = ["sampled_rows", "thumbnails_of"]
+__all__ = ["pooled_thumbnails", "sampled_rows", "thumbnails_of"]
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -42,3 +46,21 @@ def thumbnails_of(handle: Handle, place: int, cells: int) -> Floats:
     seen_RC = np.maximum(start_R[:, None], first_C) < np.minimum(stop_R[:, None], last_C)
     small_HRC[:, ~seen_RC] = np.nan
     return small_HRC
+
+
+def pooled_thumbnails(
+    overview: Overview, places: Sequence[int], cells: int
+) -> tuple[NDArray[np.uint8], list[int]] | None:
+    """Thumbnails (layer, H, R, C) of the layers at some places, as bytes, and the queries and keys of a block, from the
+    coarsest level of an overview; None where that is damaged. The largest byte is that of the largest weight."""
+    level, made, blocks = overview.levels[-1], [], [1, 1]
+    for place in places:
+        small = overview.of_layer("max", level, place)
+        if small is None:
+            return None
+        for axis in (1, 2):
+            step = -(-small.shape[axis] // cells)
+            blocks[axis - 1] = step << level
+            small = np.maximum.reduceat(small, np.arange(0, small.shape[axis], step), axis=axis)
+        made.append(small)
+    return np.stack(made), blocks

@@ -13,21 +13,18 @@ from numpy.typing import NDArray
 
 from attlas.errors import InputError
 from attlas.parse import parse_count
+from attlas.storage.blocks import quantised, seen_blocks
 from attlas.storage.lazy import LazyAttention
+from attlas.storage.overview import POOLS, SIDE
 
-__all__ = ["FORMATS", "LOW", "POOLS", "SIDE", "Box", "HeadMap", "choose_box", "encode", "pooled", "quantised", "seen"]
+__all__ = ["FORMATS", "POOLS", "SIDE", "Box", "HeadMap", "choose_box", "encode", "pooled", "top_level"]
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
-SIDE = 256
-"""Blocks along a side of a tile."""
-POOLS = ("max", "mass")
 FORMATS = ("u8", "f16", "f32")
-LOW = 1e-5
-"""The least weight that uint8 tells from 0."""
-BLOCK_BYTES = 32 * 2**20
-"""Weights that are held at a time, float32."""
+BLOCK_BYTES = 16 * 2**20
+"""Weights that are held at a time, float32; of a mean over heads four times as much, for its sum and its parts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,34 +143,11 @@ def pooled(head_map: HeadMap, box: Box, pool: str) -> Floats:
         size = box.queries.stop - box.queries.start
         made_RC /= np.minimum(block, size - np.arange(0, size, block))[:, None]
     tile_RC = made_RC.astype(np.float32)
-    tile_RC[~seen(head_map.start_Q[box.queries], head_map.stop_Q[box.queries], box)] = np.nan
+    size = box.keys.stop - first_key
+    edges = head_map.start_Q[box.queries], head_map.stop_Q[box.queries]
+    low_Q, high_Q = (np.clip(edge_Q - first_key, 0, size) for edge_Q in edges)
+    tile_RC[~seen_blocks(low_Q, high_Q, block, size)] = np.nan
     return tile_RC
-
-
-def seen(start_Q: Indices, stop_Q: Indices, box: Box) -> NDArray[np.bool_]:
-    """Whether any query of a block may see any key of it (R, C); start_Q, stop_Q: intervals of the tile's queries."""
-    rows, columns = box.shape
-    size = box.keys.stop - box.keys.start
-    low_Q, high_Q = (np.clip(edge_Q - box.keys.start, 0, size) for edge_Q in (start_Q, stop_Q))
-    some = low_Q < high_Q
-    row_Q = (np.arange(len(start_Q)) // box.block)[some]
-    begins_RC = np.zeros((rows, columns + 1), np.int64)
-    np.add.at(begins_RC, (row_Q, low_Q[some] // box.block), 1)
-    np.add.at(begins_RC, (row_Q, -(-high_Q[some] // box.block)), -1)
-    visible: NDArray[np.bool_] = begins_RC.cumsum(axis=1)[:, :-1] > 0
-    return visible
-
-
-def quantised(tile: Floats) -> NDArray[np.uint8]:
-    """Weights on a logarithmic scale: 0 masked, 1 for at most LOW, else 1 + 254 (log10 w + 5) / 5; within 2.3%.
-
-    >>> quantised(np.array([np.nan, 0, 1e-5, 1e-3, 1], np.float32)).tolist()
-    [0, 1, 1, 103, 255]
-    """
-    with np.errstate(invalid="ignore"):
-        code = np.log10(np.maximum(tile, LOW))  # a NaN stays one
-        code = np.minimum(1 + np.rint((code + 5) * np.float32(254 / 5)), 255)
-    return np.nan_to_num(code, copy=False, nan=0).astype(np.uint8)
 
 
 def encode(tile: Floats, form: str) -> NDArray[Any]:

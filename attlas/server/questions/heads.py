@@ -20,8 +20,9 @@ from attlas.parse import parse_count, parse_names
 from attlas.server.handles import Handle, statistic_variables
 from attlas.server.questions.question import Answer, Asked, op
 from attlas.server.questions.weights import MOST_CELLS
-from attlas.server.thumbnails import sampled_rows, thumbnails_of
-from attlas.server.tiles import Box, quantised
+from attlas.server.thumbnails import pooled_thumbnails, sampled_rows, thumbnails_of
+from attlas.server.tiles import Box
+from attlas.storage.blocks import quantised
 
 __all__ = ["SAMPLED_CELLS"]
 
@@ -45,16 +46,21 @@ def thumbnails(
     cells = parse_count(cells, "cells", least=8, most=256)
     layers = handle.layers if layer is None else (handle.layers[handle.layer_place(layer)],)
     handle.head_map(layers[0], "mean")  # says so where no weights are kept
-    maps = [_thumbnails(asked, handle, handle.layers.index(one), cells) for one in layers]
-    made = np.stack(maps)
-    chosen = sampled_rows(handle.queries, cells)
+    places, overview = [handle.layers.index(one) for one in layers], handle.overview
+    pooled = None if overview is None else pooled_thumbnails(overview, places, cells)
+    if pooled is None:
+        made = np.stack([_thumbnails(asked, handle, place, cells) for place in places])
+        blocks = [-(-size // cells) for size in (handle.queries, handle.keys)]
+    else:
+        made, blocks = pooled
     return Answer(
         {
             "shape": list(made.shape),
             "layers": list(layers),
             "heads": list(handle.heads),
-            "sampled_rows": chosen.tolist(),
-            "block_keys": -(-handle.keys // cells),
+            "sampled_rows": sampled_rows(handle.queries, cells).tolist() if pooled is None else None,
+            "block_queries": blocks[0],
+            "block_keys": blocks[1],
             "queries": handle.queries,
             "keys": handle.keys,
         },

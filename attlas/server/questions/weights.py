@@ -11,14 +11,15 @@ from attlas.errors import InputError
 from attlas.parse import parse_choice, parse_count
 from attlas.server.handles import Handle
 from attlas.server.questions.question import Answer, Asked, op
-from attlas.server.tiles import FORMATS, LOW, POOLS, Box, HeadMap, choose_box, encode, pooled
+from attlas.server.tiles import FORMATS, POOLS, SIDE, Box, HeadMap, choose_box, encode, pooled
+from attlas.storage.blocks import LOW, meant
 
 __all__ = ["MOST_CELLS"]
 
 Floats = NDArray[np.float32]
 
-MOST_CELLS = 2**29
-"""Weights that are computed for one answer, some seconds' worth."""
+MOST_CELLS = 600_000_000
+"""Weights that are computed for one answer, some seconds' worth: a causal map of 32,768 tokens whole."""
 MOST_TOP = 1000
 
 
@@ -42,7 +43,11 @@ def tile(
     head_map = handle.head_map(layer, head)
     box = choose_box(handle.queries, handle.keys, level, row, column)
     pool, form = parse_choice(pool, "pool", POOLS), parse_choice(format, "format", FORMATS)
-    made = encode(_tile(asked, handle, head_map, box, pool), form)
+    codes = _stored(handle, head_map, box, pool)
+    if codes is not None and (form == "u8" or head_map.cost(box) > MOST_CELLS):
+        made, source = (codes if form == "u8" else encode(meant(codes), form)), "overview"
+    else:
+        made, source = encode(_computed(asked, handle, head_map, box, pool), form), "weights"
     return Answer(
         {
             "shape": list(box.shape),
@@ -51,12 +56,23 @@ def tile(
             "queries": [box.queries.start, box.queries.stop],
             "keys": [box.keys.start, box.keys.stop],
             "scale": {"kind": "log", "low": LOW, "high": 1} if form == "u8" else None,
+            "source": source,
         },
         (made,),
     )
 
 
-def _tile(asked: Asked, handle: Handle, head_map: HeadMap, box: Box, pool: str) -> Floats:
+def _stored(handle: Handle, head_map: HeadMap, box: Box, pool: str) -> NDArray[np.uint8] | None:
+    """A tile as the overview has it; None where it has none."""
+    overview = handle.overview
+    if overview is None or box.level not in overview.levels:
+        return None
+    head = head_map.heads[0] if len(head_map.heads) == 1 else None
+    rows, columns = (slice(place * SIDE, (place + 1) * SIDE) for place in (box.row, box.column))
+    return overview.codes(pool, box.level, head_map.layer, head, rows, columns)
+
+
+def _computed(asked: Asked, handle: Handle, head_map: HeadMap, box: Box, pool: str) -> Floats:
     """One of the tiles that are kept, or computed now."""
     pool = "max" if box.level == 0 else pool  # blocks of one cell
     key = asked.session.key(handle), head_map.layer, head_map.heads, box.level, box.row, box.column, pool
