@@ -151,7 +151,7 @@ class Viewer {
     this.camera.of(page.facts.queries, page.facts.keys);
     this.shownRegion = null;
     const patch = { atlas, document: page.where.document, kind: page.where.kind, layer, head };
-    if (before) for (const name of ["row", "column", "queries", "keys"]) if (!given.has(name)) patch[name] = null;
+    if (before) for (const name of ["row", "column", "query_span", "key_span"]) if (!given.has(name)) patch[name] = null;
     for (const name of Object.keys(patch)) this.pending.delete(name);
     state.set(patch);
     this.pending.clear();
@@ -293,7 +293,7 @@ class Viewer {
       if (any("layer", "head", "pool", "compare", "other_atlas", "other_document", "other_layer", "other_head")) await this.showHeads();
       if (any("colours", "scale", "low", "high", "theme")) this.recolour();
       if (any("row", "column")) this.showRow();
-      if (any("queries", "keys")) this.placeCamera();
+      if (any("query_span", "key_span")) this.placeCamera();
       if (any("show")) this.root.dataset.show = this.state.get("show");
       if (any("strips")) {
         this.arrange();
@@ -308,18 +308,18 @@ class Viewer {
   }
 
   placeCamera() {
-    const given = { queries: this.state.get("queries"), keys: this.state.get("keys") };
+    const given = { query_span: this.state.get("query_span"), key_span: this.state.get("key_span") };
     if (same(given, this.shownRegion)) return;
     this.shownRegion = given;
-    if (!given.queries && !given.keys) this.camera.fit();
-    else this.camera.show(given.queries ?? [0, this.camera.queries], given.keys ?? [0, this.camera.keys]);
+    if (!given.query_span && !given.key_span) this.camera.fit();
+    else this.camera.show(given.query_span ?? [0, this.camera.queries], given.key_span ?? [0, this.camera.keys]);
     this.redraw();
   }
 
   keepRegion() {
     const round = ([a, b]) => [Math.round(a * 100) / 100, Math.round(b * 100) / 100];
     const seen = this.camera.region();
-    const region = this.camera.moved ? { queries: round(seen.queries), keys: round(seen.keys) } : { queries: null, keys: null };
+    const region = this.camera.moved ? { query_span: round(seen.queries), key_span: round(seen.keys) } : { query_span: null, key_span: null };
     this.shownRegion = region;
     this.state.set(region);
   }
