@@ -42,11 +42,21 @@ class Cache:
         self, most_bytes: int = MOST_BYTES, *, most_heavy: int = MOST_HEAVY, most_waiting: int = MOST_WAITING
     ) -> None:
         self.most_bytes, self.most_heavy, self.most_waiting = most_bytes, most_heavy, most_waiting
-        self.bytes = 0
+        self.bytes = self.hits = self.misses = 0
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._making: set[Hashable] = set()
         self._heavy = self._waiting = 0
         self._changed = threading.Condition()
+
+    @property
+    def heavy(self) -> int:
+        """Things of the costly sort that are being made."""
+        return self._heavy
+
+    @property
+    def waiting(self) -> int:
+        """Askers who wait for their turn at those."""
+        return self._waiting
 
     def get(
         self,
@@ -70,6 +80,7 @@ class Cache:
                 while True:
                     if key in self._kept:
                         self._kept.move_to_end(key)
+                        self.hits += 1
                         found: T = self._kept[key][0]
                         return found
                     if not wanted():
@@ -87,6 +98,7 @@ class Cache:
             finally:
                 self._waiting -= waits
             self._making.add(key)
+            self.misses += 1
             self._heavy += heavy
         try:
             made = make()
