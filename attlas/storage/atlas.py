@@ -258,6 +258,12 @@ class Atlas(Mapping[str, xr.Dataset]):
             lines.append(f"{kind:<10} {len(self.layers(kind))} layers x {heads} heads")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: model, tier, documents, and each kind's layers, heads and longest document."""
+        from attlas.storage.atlas_table import atlas_table
+
+        return atlas_table(self)
+
     def _place(self, axis: str, index: int) -> tuple[int, int]:
         """Where a document's places on an axis begin, and how many they are."""
         prefix = schema.axis_prefix(axis)

@@ -30,7 +30,8 @@ export function quoted(token) {
 
 // a run of tokens on one line
 export function oneLine(tokens, most = 60) {
-  const line = tokens.map((token) => token ?? "").join("").replace(/\s+/g, " ").trim();
+  const text = tokens.map((token) => token ?? "").join("");
+  const line = text.replace(/([^\p{L}\p{N}\s])\1{2,}/gu, "").replace(/\s+/g, " ").trim(); // no rulings of stars
   return line.length > most ? `${line.slice(0, most - 1)}…` : line;
 }
 

@@ -6,8 +6,10 @@ import { Tile } from "./tiles.js";
 
 const CELLS = 32;
 const LABELS = 24; // pixels beside and above
-const AT_ONCE = 2;
-const FEW = 4; // heads of a role, before "all"
+const LAYERS_AT_ONCE = 2;
+const UNDER = 310; // pixels below the thumbnails, for the heads with a name
+const FEW = 3; // heads of a role, before all
+const ORDER = ["induction", "duplicate", "previous", "offset", "positional", "self", "local", "separator", "sink"];
 
 export class HeadGrid {
   // hooks: choose(layer, head, beside), changed(), failed(error, again)
@@ -51,14 +53,14 @@ export class HeadGrid {
           this.tiles.set(`${layer}/${data.heads[i]}`, new Tile(codes, rows, columns));
         }
         this.element.dataset.thumbnails = String(this.tiles.size);
-        const sampled = data.sampled_rows;
-        const few = typeof sampled === "number" && sampled < page.facts.queries;
-        this.note.textContent = few ? `from ${sampled} rows of each, evenly apart` : "";
+        const sampled = data.sampled_rows?.length ?? data.sampled_rows ?? page.facts.queries;
+        const few = sampled < page.facts.queries;
+        this.note.textContent = few ? `${sampled} sampled rows of each` : "";
         this.hooks.changed();
       }
     };
     try {
-      await Promise.all(Array.from({ length: AT_ONCE }, work));
+      await Promise.all(Array.from({ length: LAYERS_AT_ONCE }, work));
     } catch (error) {
       if (!isAborted(error)) this.hooks.failed(error, () => this.load(asker, page));
     }
@@ -67,8 +69,10 @@ export class HeadGrid {
   measure() {
     const { layers, heads } = this.page.facts;
     const width = this.canvas.parentElement.clientWidth || 220;
-    this.step = Math.min(Math.max(Math.floor((width - LABELS) / heads.length), 14), 46);
-    this.size = [LABELS + this.step * heads.length, LABELS - 6 + this.step * layers.length];
+    const height = (this.element.parentElement?.clientHeight ?? 0) - UNDER;
+    this.wide = Math.min(Math.max(Math.floor((width - LABELS) / heads.length), 13), 46);
+    this.tall = Math.floor(Math.min(Math.max(height / layers.length, this.wide / 1.4, 13), this.wide));
+    this.size = [LABELS + this.wide * heads.length, LABELS - 6 + this.tall * layers.length];
   }
 
   draw(palette, table, chosen, other) {
@@ -84,40 +88,40 @@ export class HeadGrid {
     context.setTransform(density, 0, 0, density, 0, 0);
     context.clearRect(0, 0, width, height);
     const { layers, heads } = this.page.facts;
-    const { step } = this;
+    const { wide, tall } = this;
     const top = LABELS - 6;
     context.font = '9.5px ui-sans-serif, system-ui, "Segoe UI", sans-serif';
     context.textBaseline = "middle";
-    const every = (count, room) => Math.max(1, Math.ceil(room / step)) * (count > 24 && step < 20 ? 2 : 1);
+    const every = (room, size) => Math.max(1, Math.ceil(room / size));
     heads.forEach((head, j) => {
-      if (j % every(heads.length, 14)) return;
+      if (j % every(14, wide)) return;
       context.textAlign = "center";
       context.fillStyle = head === chosen.head ? palette.accent : palette.faint;
-      context.fillText(String(head), LABELS + (j + 0.5) * step, 8);
+      context.fillText(String(head), LABELS + (j + 0.5) * wide, 8);
     });
     layers.forEach((layer, i) => {
-      if (i % every(layers.length, 11) === 0) {
+      if (i % every(13, tall) === 0) {
         context.textAlign = "right";
         context.fillStyle = layer === chosen.layer ? palette.accent : palette.faint;
-        context.fillText(String(layer), LABELS - 7, top + (i + 0.5) * step);
+        context.fillText(String(layer), LABELS - 7, top + (i + 0.5) * tall);
       }
       heads.forEach((head, j) => {
-        const [x, y] = [LABELS + j * step, top + i * step];
+        const [x, y] = [LABELS + j * wide, top + i * tall];
         const tile = this.tiles.get(`${layer}/${head}`);
         context.fillStyle = palette.missing;
-        context.fillRect(x, y, step - 2, step - 2);
+        context.fillRect(x, y, wide - 2, tall - 2);
         context.imageSmoothingEnabled = true;
-        if (tile) context.drawImage(tile.painted(table), x, y, step - 2, step - 2);
+        if (tile) context.drawImage(tile.painted(table), x, y, wide - 2, tall - 2);
       });
     });
     const ring = (layer, head, colour, thick) => {
       const [i, j] = [layers.indexOf(layer), heads.indexOf(head)];
       if (i < 0) return;
-      const [from, wide] = head === "mean" ? [0, heads.length] : [j, 1];
+      const [from, many] = head === "mean" ? [0, heads.length] : [j, 1];
       if (from < 0) return;
       context.strokeStyle = colour;
       context.lineWidth = thick;
-      context.strokeRect(LABELS + from * step - 2, top + i * step - 2, wide * step + 2, step + 2);
+      context.strokeRect(LABELS + from * wide - 2, top + i * tall - 2, many * wide + 2, tall + 2);
     };
     if (this.pointed) ring(this.pointed.layer, this.pointed.head, palette.soft, 1);
     if (other) ring(other.layer, other.head, palette.second, 2);
@@ -127,8 +131,8 @@ export class HeadGrid {
   at(event) {
     if (!this.page) return null;
     const box = this.canvas.getBoundingClientRect();
-    const j = Math.floor((event.clientX - box.left - LABELS) / this.step);
-    const i = Math.floor((event.clientY - box.top - LABELS + 6) / this.step);
+    const j = Math.floor((event.clientX - box.left - LABELS) / this.wide);
+    const i = Math.floor((event.clientY - box.top - LABELS + 6) / this.tall);
     const { layers, heads } = this.page.facts;
     return layers[i] === undefined || heads[j] === undefined || j < 0 ? null : { layer: layers[i], head: heads[j], i, j };
   }
@@ -141,8 +145,8 @@ export class HeadGrid {
     if (found) {
       const role = this.roles?.get(`${found.layer}/${found.head}`);
       this.tip.textContent = headTitle(found.layer, found.head) + (role ? ` · ${role}` : "");
-      const under = LABELS + (found.i + 1) * this.step;
-      Object.assign(this.tip.style, { top: `${under}px`, left: `${Math.min(LABELS + found.j * this.step, this.size[0] - 150)}px` });
+      const under = LABELS + (found.i + 1) * this.tall;
+      Object.assign(this.tip.style, { top: `${under}px`, left: `${Math.min(LABELS + found.j * this.wide, this.size[0] - 150)}px` });
     }
     if (changed) this.hooks.changed();
   }
@@ -162,31 +166,31 @@ export class HeadList {
     this.element.replaceChildren(element("h2", "", "Named heads"));
     const groups = new Map();
     for (const one of answer.heads) groups.set(one.role, [...(groups.get(one.role) ?? []), one]);
-    if (!groups.size) this.element.append(element("p", "att-note", "none of the heads has a role that attlas knows"));
-    for (const [role, heads] of groups) {
+    if (!groups.size) this.element.append(element("p", "att-note", "no head has a role that attlas knows"));
+    const place = (role) => (ORDER.includes(role) ? ORDER.indexOf(role) : -1);
+    for (const role of [...groups.keys()].sort((a, b) => place(a) - place(b))) {
+      const heads = groups.get(role);
       const block = element("div", "att-role");
       const name = element("h3", "", role.replace(/_/g, " "), { title: answer.roles?.[role] ?? "" });
       const links = element("div", "att-links");
-      const add = (some) => links.append(...some.map((one) => this.link(one)));
-      add(heads.slice(0, FEW));
-      block.append(name, links);
+      links.append(...heads.slice(0, FEW).map((one) => this.link(one)));
       if (heads.length > FEW) {
-        const more = element("button", "att-more", `all ${heads.length}`, { type: "button" });
+        const more = element("button", "att-more", `+${heads.length - FEW}`, { type: "button", title: `all ${heads.length}` });
         more.addEventListener("click", () => {
-          add(heads.slice(FEW));
-          more.remove();
+          more.replaceWith(...heads.slice(FEW).map((one) => this.link(one)));
           this.mark(this.marked);
         });
-        block.append(more);
+        links.append(more);
       }
+      block.append(name, links);
       this.element.append(block);
     }
   }
 
-  link({ layer, head, score }) {
-    const button = element("button", "att-link", null, { type: "button", title: headTitle(layer, head) });
+  link({ layer, head, role, score }) {
+    const words = `${headTitle(layer, head)}: ${role} ${score === null ? "" : Number(score).toFixed(2)}`;
+    const button = element("button", "att-link", `${layer}.${head}`, { type: "button", title: words, "aria-label": words });
     button.dataset.name = `${layer}/${head}`;
-    button.append(element("b", "", `${layer}.${head}`), element("span", "", score === null ? "" : Number(score).toFixed(2)));
     button.addEventListener("click", (event) => this.choose(layer, head, event.shiftKey));
     return button;
   }

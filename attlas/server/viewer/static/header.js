@@ -309,7 +309,7 @@ export class PaneHeader {
     const [first, minus] = pane.heads;
     const { layers, heads } = first.page.facts;
     this.layer.fill(layers.map((layer) => [String(layer), `Layer ${layer}`]), first.layer);
-    this.head.fill([...heads.map((head) => [String(head), `Head ${head}`]), ["mean", "Mean over heads"]], first.head);
+    this.head.fill([...heads.map((head) => [String(head), `Head ${head}`]), ["mean", "Mean"]], first.head);
     const role = roles?.get(`${first.layer}/${first.head}`) ?? "";
     let words = role;
     if (minus) words = `minus layer ${minus.layer}, ${minus.head === "mean" ? "mean" : `head ${minus.head}`}`;

@@ -4,13 +4,20 @@ import { position, valueOf, differenceOf } from "./colour.js";
 import { count, label } from "./format.js";
 import { TILE } from "./tiles.js";
 
-const ROW = 19;
-const TOP = 40;
+const TALLEST = 19;
+const LOWEST = 14;
+const LINES_TOP = 40;
+
+// pixels of a token: fewer where that shows all of a text
+function tall(pane, height) {
+  const most = Math.max(pane.page.facts.queries, pane.page.facts.keys);
+  return Math.min(Math.max((height - LINES_TOP - 16) / most, LOWEST), TALLEST);
+}
 
 // the rows and columns that are shown: as many as have room, from where the map stands
 export function spanOf(pane, height) {
   const { camera, page } = pane;
-  const room = Math.max(Math.floor((height - TOP - 16) / ROW), 4);
+  const room = Math.max(Math.floor((height - LINES_TOP - 15.9) / tall(pane, height)), 4);
   const { queries, keys, same_axis } = page.facts;
   const from = (at, total) => Math.min(Math.max(Math.floor(at), 0), Math.max(total - room, 0));
   const q0 = from(camera.y, queries);
@@ -21,7 +28,7 @@ export function spanOf(pane, height) {
 // what lies at a place: {query} at the left, {key} at the right
 export function lineAt(pane, px, py) {
   const { q0, q1, k0, k1 } = spanOf(pane, pane.height);
-  const place = Math.floor((py - TOP) / ROW);
+  const place = Math.floor((py - LINES_TOP) / tall(pane, pane.height));
   if (place < 0) return null;
   if (px < pane.width / 2) return q0 + place < q1 ? { query: q0 + place } : null;
   return k0 + place < k1 ? { key: k0 + place } : null;
@@ -33,7 +40,8 @@ export function drawLines(pane, pen, box, palette) {
   const { q0, q1, k0, k1 } = spanOf(pane, box.h);
   const left = Math.min(230, box.w * 0.32);
   const right = box.w - left;
-  const y = (place) => TOP + (place + 0.5) * ROW;
+  const row = tall(pane, box.h);
+  const y = (place) => LINES_TOP + (place + 0.5) * row;
   const settings = { scale: state.get("scale"), low: state.get("low"), high: state.get("high") };
   const read = source.difference ? differenceOf : valueOf;
   const wanted = new Map();

@@ -7,11 +7,12 @@ import { CanvasPen } from "./pen.js";
 import { TILE, TileSource } from "./tiles.js";
 
 const LEFT = 118;
+const SHORT = 62; // beside a map of the same text, where its positions are enough
 const BOTTOM = 78;
 const TOP = 36;
 const RIGHT = 46;
 const STRIP = 24;
-const READABLE = 11; // pixels a token from which each has its own label
+const READABLE = 9.5; // pixels a token from which each has its own label
 
 export class MapPane {
   // hooks: changed(), failed(error, again), hover(pane, cell), pick(pane, cell, event)
@@ -60,7 +61,8 @@ export class MapPane {
     const strips = this.state.get("strips");
     const top = strips ? TOP : 10;
     const right = strips ? RIGHT : 12;
-    return { x: LEFT, y: top, w: Math.max(width - LEFT - right, 40), h: Math.max(height - top - BOTTOM, 40) };
+    const left = this.brief ? SHORT : LEFT;
+    return { x: left, y: top, w: Math.max(width - left - right, 40), h: Math.max(height - top - BOTTOM, 40) };
   }
 
   measure() {
@@ -112,15 +114,33 @@ export class MapPane {
     };
   }
 
+  // of the tiles on screen, the block of the largest weight that is neither on the first keys nor near the diagonal
+  strongest() {
+    const level = this.level();
+    const { queries, keys } = this.page.facts;
+    let best = null;
+    for (let row = 0; row << level < queries / TILE; row += 1) {
+      for (let column = 0; column << level < keys / TILE; column += 1) {
+        const tile = this.source.kept.get(TileSource.key(level, row, column));
+        if (!tile) continue;
+        for (let i = 0; i < tile.rows; i += 1) {
+          for (let j = 0; j < tile.columns; j += 1) {
+            const [r, c] = [row * TILE + i, column * TILE + j];
+            if (c === 0 || Math.abs(r - c) < 3 || tile.code(i, j) <= (best?.code ?? 1)) continue;
+            best = { code: tile.code(i, j), r, c };
+          }
+        }
+      }
+    }
+    return best && this.block(Math.min(best.r << level, queries - 1), Math.min(best.c << level, keys - 1));
+  }
+
   draw(palette) {
     if (!this.page) return;
     const context = this.canvas.getContext("2d");
     context.setTransform(this.density, 0, 0, this.density, 0, 0);
     this.paint(new CanvasPen(context), this.width, this.height, palette);
-    const { data } = { data: this.element.dataset };
-    data.level = this.level();
-    data.missing = this.missing;
-    data.shown = this.shown;
+    Object.assign(this.element.dataset, { level: this.level(), missing: this.missing, shown: this.shown });
   }
 
   // all of a pane with a pen; asks for the tiles that it lacks
@@ -228,7 +248,7 @@ export class MapPane {
 
   // asks for what the last painting lacked
   request() {
-    this.source?.want(this.state.get("show") === "lines" ? this.wanted ?? [] : this.wanted ?? []);
+    this.source?.want(this.wanted ?? []);
   }
 
   paintQueries(pen, inner, box, palette) {
@@ -245,6 +265,7 @@ export class MapPane {
         if (at < inner.y - 1 || at > inner.y + inner.h + 1) continue;
         const own = row === this.pointed?.query || page.query(row) === this.state.get("row");
         if (page.query(row) % step === 0) pen.text(8, at, count(page.query(row)), palette.faint, { size: 9.5 });
+        if (this.brief) continue;
         paintToken(pen, edge, at, tokens[row - from], palette, own, { align: "right", size, most: 13 });
       }
       return;
@@ -255,6 +276,7 @@ export class MapPane {
       if (at < inner.y || at > inner.y + inner.h - 4) continue;
       pen.line(box.x - 5, at, box.x - 1, at, palette.rule);
       pen.text(edge - 1, at, count(page.query(row)), palette.soft, { align: "right", size: 11 });
+      if (this.brief) continue;
       const words = oneLine(page.queryTokens.range(row, row + 7), 22);
       pen.text(edge - 1, at + 13, fitted(pen, words, LEFT - 20, 9.5), palette.faint, { align: "right", size: 9.5 });
     }
@@ -295,15 +317,17 @@ export class MapPane {
   // entropy by query at the right, received attention by key above
   paintStrips(pen, inner, box, palette) {
     const { camera, statistics, page } = this;
-    pen.text(8, inner.y - (this.state.get("strips") ? 8 : 3), "query ↓", palette.faint, { size: 10 });
-    pen.text(8, Math.min(box.bottom + 14, inner.y + inner.h + 14), "key →", palette.faint, { size: 10 });
+    if (!this.brief) {
+      pen.text(8, inner.y - (this.state.get("strips") ? 8 : 3), "query ↓", palette.faint, { size: 10 });
+      pen.text(8, Math.min(box.bottom + 14, inner.y + inner.h + 14), "key →", palette.faint, { size: 10 });
+    }
     if (!this.state.get("strips")) return;
     const { entropy, received } = statistics;
     if (received) {
       const base = box.y - 5;
       const bins = binned(received.values, camera.x, camera.sx, inner.x, box.x, box.right, page.facts.keys);
       pen.text(box.x - 7, base - 8, "received", palette.faint, { size: 10, align: "right" });
-      const points = [[box.x, base], ...bins.map(([at, value]) => [at, base - STRIP * Math.sqrt(value / received.most)]), [box.right, base]];
+      const points = [[box.x, base], ...bins.map(([at, value]) => [at, base - STRIP * Math.min(value / received.most, 1)]), [box.right, base]];
       pen.area(points, palette.strip);
     }
     if (entropy) {

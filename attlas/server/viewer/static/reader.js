@@ -3,10 +3,10 @@
 import { floatsOf, isAborted } from "./ask.js";
 import { count, element, headTitle, label, quoted, weight } from "./format.js";
 
-const WHOLE = 2600; // tokens up to which all of a text is shown
+const WHOLE = 640; // tokens up to which all of a text is shown
 const AROUND = 28; // tokens on both sides of a place, beyond
 const PASSAGES = 12;
-const TOP = 24;
+const LARGEST_FEW = 24;
 
 export class Reader {
   // hooks: lock({row, column}), go(query, key), failed(error, again), say(words)
@@ -95,7 +95,7 @@ export class Reader {
     this.control = new AbortController();
     const { signal } = this.control;
     this.shown = name;
-    const args = { ...page.where, layer, head, top: TOP, ...(by === "row" ? { query: page.row(at) } : { key: at }) };
+    const args = { ...page.where, layer, head, top: LARGEST_FEW, ...(by === "row" ? { query: page.row(at) } : { key: at }) };
     try {
       const { data, buffers } = await asker.ask(by, args, signal);
       const weights = floatsOf(buffers[0]);
@@ -153,9 +153,16 @@ export class Reader {
       if (i < parts.length - 1) text.append(element("p", "att-gap", "⋯"));
     });
     this.text.replaceChildren(text);
+    const some = tokens.range(...parts[0]); // without a tokenizer, tokens are numbers
+    this.text.classList.toggle("att-apart", some.every((token) => /^\d+$/.test(token ?? "")));
     this.element.dataset.by = by;
     this.element.dataset.place = at;
     const first = data.top[0];
+    if (first && !this.hooks.pointed()) {
+      const [query, key] = by === "row" ? [at, first.key] : [page.query(first.query), at];
+      const [queryToken, keyToken] = by === "row" ? [data.token, first.token] : [first.token, data.token];
+      this.tell({ value: first.weight, how: `largest of this ${by}, exact`, exact: true, query, key, queryToken, keyToken });
+    }
     if (first) this.hooks.say(`${words} ${at} ${quoted(data.token)}: largest weight ${weight(first.weight)}, ${by === "row" ? `key ${first.key}` : `query ${first.query}`} ${quoted(first.token)}`);
   }
 }

@@ -4,7 +4,7 @@ import { isAborted } from "./ask.js";
 import { differenceCode, floatsOfHalves } from "./colour.js";
 
 export const TILE = 256;
-const AT_ONCE = 6;
+const TILES_AT_ONCE = 6;
 const MOST_KEPT = 320; // tiles, a third of a megabyte each
 
 export class Tile {
@@ -67,7 +67,7 @@ export class TileSource {
     }
     for (const place of list) {
       const key = TileSource.key(...place);
-      if (this.pending.size >= AT_ONCE) break;
+      if (this.pending.size >= TILES_AT_ONCE) break;
       if (!this.kept.has(key) && !this.pending.has(key) && !this.refused.has(key)) this.fetch(key, place);
     }
   }

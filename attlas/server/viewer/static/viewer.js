@@ -18,17 +18,16 @@ import { same, State } from "./state.js";
 import { TILE } from "./tiles.js";
 
 const PALETTE = ["ground", "ink", "soft", "faint", "rule", "accent", "second", "strip", "cross", "missing", "masked"];
-const PATIENCE = 30000;
 const DEEPEST = 8; // a block of level 8 still lies in one tile of level 0
 
 class Viewer {
   constructor(model, el) {
     this.el = el;
     this.root = element("div", "attlas", null, { tabindex: "-1" });
-    this.root.dataset.state = "opening";
     el.replaceChildren(this.root);
     this.state = new State(model);
-    this.asker = new Asker(model, Number(el.dataset.patience) || PATIENCE);
+    Object.assign(this.root.dataset, { state: "opening", show: this.state.get("show"), compare: "" });
+    this.asker = new Asker(model, Number(el.dataset.patience) || undefined);
     this.camera = new Camera();
     this.pending = new Set();
     this.blocks = new Map(); // tiles of level 0 in float32, for the exact cell of a block
@@ -69,6 +68,7 @@ class Viewer {
       turn: (by) => this.turn(by),
       go: (query, key) => this.go(query, key),
       say: (words) => this.say(words),
+      pointed: () => this.cell !== null && this.cell !== undefined,
     });
     this.live = element("div", "att-live", null, { "aria-live": "polite", role: "status" });
     this.notice = element("div", "att-notice", null, { role: "alert" });
@@ -90,6 +90,8 @@ class Viewer {
       });
     }
     this.root.addEventListener("keydown", (event) => this.key(event));
+    this.root.addEventListener("keydown", () => (this.root.dataset.by = "keys"), true);
+    this.root.addEventListener("pointerdown", () => (this.root.dataset.by = "mouse"), true);
     this.onKey = (event) => {
       if (this.el.dataset.host === "page" && event.target === document.body) this.key(event);
     };
@@ -201,9 +203,8 @@ class Viewer {
         const { data, buffers } = await this.asker.ask("statistics", { ...page.where, layer, head, names: [one] });
         if (pane.name !== name) return;
         const values = floatsOf(buffers[0]);
-        let most = 0;
-        for (const value of values) if (value > most) most = value;
-        pane.statistics[one] = { values, most: most || 1, unit: data.units?.[one] ?? data.units?.[0] };
+        const most = one === "received" ? sinkless(values) : values.reduce((a, b) => (b > a ? b : a), 0);
+        pane.statistics[one] = { values, most: most || 1, unit: data.units?.[0] };
         this.redraw();
       } catch {
         // a mean over heads, or a tier without it, has no strip
@@ -238,7 +239,8 @@ class Viewer {
     const beside = compare === "beside" && other;
     b.element.hidden = !beside;
     if (beside) b.show(this.asker, [other], pool);
-    this.root.dataset.compare = compare;
+    b.brief = Boolean(beside && other.page.same(page));
+    this.root.dataset.compare = other ? compare : "";
     const sizes = [own, ...(other && compare ? [other] : [])].map((one) => one.page.facts);
     this.camera.of(Math.max(...sizes.map((one) => one.queries)), Math.max(...sizes.map((one) => one.keys)));
     this.markHeads(other);
@@ -292,6 +294,7 @@ class Viewer {
       if (any("colours", "scale", "low", "high", "theme")) this.recolour();
       if (any("row", "column")) this.showRow();
       if (any("queries", "keys")) this.placeCamera();
+      if (any("show")) this.root.dataset.show = this.state.get("show");
       if (any("strips")) {
         this.arrange();
         this.quiet();
@@ -364,7 +367,8 @@ class Viewer {
 
   arrange() {
     const width = this.root.clientWidth;
-    this.root.dataset.size = width >= 1180 ? "wide" : width >= 760 ? "middle" : "narrow";
+    const wide = this.root.dataset.compare === "beside" ? 1900 : 1180; // from which the reader stands beside the maps
+    this.root.dataset.size = width >= wide ? "wide" : width >= 760 ? "middle" : "narrow";
     const sizes = this.shownPanes().map((pane) => pane.measure());
     if (sizes.length) this.camera.resize(Math.min(...sizes.map(([w]) => w)), Math.min(...sizes.map(([, h]) => h)));
   }
@@ -400,6 +404,7 @@ class Viewer {
         this.drawn = true;
         this.root.dataset.first = String(Math.round(performance.now()));
         this.loadBeside();
+        this.openRow();
       }
     }
     this.frames = (this.frames ?? 0) + 1;
@@ -549,6 +554,21 @@ class Viewer {
     this.lock(by, by === "row" ? pane.page.query(query) : key);
   }
 
+  // the row of the strongest weight away from the first token and the diagonal, until somebody points at another
+  async openRow() {
+    const pane = this.panes[0];
+    const found = pane.strongest();
+    if (!found || this.isLocked() || this.cell) return;
+    try {
+      const [query, key] = found.level > 0 && found.level <= DEEPEST ? await this.largest(pane, found, null) : [found.query, found.key];
+      if (this.isLocked() || this.cell || this.panes[0].name !== pane.name) return;
+      this.opening = { pane: pane.name, row: pane.page.query(query), column: key };
+      this.showRow();
+    } catch (error) {
+      if (!isAborted(error)) this.failed(error, null);
+    }
+  }
+
   by() {
     return this.state.get("column") !== null ? "column" : this.state.get("row") !== null ? "row" : this.reader.by.dataset.by || "row";
   }
@@ -580,6 +600,7 @@ class Viewer {
     const pane = (!locked && this.pointedPane) || this.panes[0];
     let at = state.get(by);
     if (!locked) at = this.cell && this.cell.level === 0 ? (by === "row" ? pane.page.query(this.cell.query) : this.cell.key) : null;
+    if (!locked && at === null && this.opening?.pane === pane.name) at = this.opening[by];
     const known = at !== null && (by === "row" ? pane.page.row(at) !== null : at >= 0 && at < pane.page.facts.keys);
     if (!known) {
       if (at !== null) {
@@ -750,6 +771,12 @@ class Viewer {
     this.asker.close();
     this.state.close();
   }
+}
+
+// the largest value but for the few that dwarf all others, such as the first token's
+function sinkless(values) {
+  const inOrder = Float32Array.from(values).filter((value) => !Number.isNaN(value)).sort();
+  return inOrder[Math.floor((inOrder.length - 1) * 0.99)] * 1.5;
 }
 
 function signed(value) {
