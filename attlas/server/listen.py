@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from attlas.server.session import Session
     from attlas.storage import Atlas
 
-__all__ = ["PORT", "address", "bind", "listen", "named", "names_of", "open_session", "tunnel"]
+__all__ = ["PORT", "address", "bind", "listen", "named", "names_of", "open_session", "spare_memory", "tunnel"]
 
 PORT = 8765
 TRIED = 20
@@ -131,7 +131,8 @@ def named(atlases: list[Atlas]) -> dict[str, Atlas]:
 
 
 def spare_memory() -> None:
-    """Have glibc's malloc keep the freed memory of all threads in two arenas, not in eight a core: a third less."""
+    """Have glibc's malloc keep the freed memory of all threads in two arenas, not in eight a core: a third less. Has an
+    effect only before the process has a second thread."""
     with suppress(OSError, AttributeError, TypeError):  # another libc
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
@@ -139,8 +140,6 @@ def spare_memory() -> None:
 def listen(app: FastAPI, made: socket.socket, session: Future[Session], begun: Callable[[], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; raises what making the session did. begun: called once requests are answered."""
     import uvicorn
-
-    spare_memory()
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
