@@ -87,9 +87,9 @@ export class Camera {
     };
   }
 
-  // of the coarsest level that still has a block for a pixel of the screen
+  // the finest level of which each block has a pixel of the screen: no weight is left out between two pixels
   level(top, density) {
     const scale = Math.max(this.sx, this.sy) * density;
-    return Math.min(Math.max(Math.ceil(Math.log2(1 / scale) - 0.5), 0), top);
+    return Math.min(Math.max(Math.ceil(Math.log2(1 / scale) - 0.01), 0), top);
   }
 }

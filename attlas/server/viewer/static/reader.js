@@ -95,6 +95,7 @@ export class Reader {
     this.control = new AbortController();
     const { signal } = this.control;
     this.shown = name;
+    delete this.element.dataset.by; // until what is shown is this one
     const args = { ...page.where, layer, head, top: LARGEST_FEW, ...(by === "row" ? { query: page.row(at) } : { key: at }) };
     try {
       const { data, buffers } = await asker.ask(by, args, signal);

@@ -358,7 +358,7 @@ class Viewer {
   }
 
   recolour() {
-    this.root.dataset.theme = this.isDark() ? "dark" : "light";
+    Object.assign(this.root.dataset, { theme: this.isDark() ? "dark" : "light", colours: this.state.get("colours") });
     this.colours = null;
     for (const pane of this.panes) pane.recolour();
     for (const head of this.heads) head.legend(settingsOf(this.state), this.isDark(), this.panes[0].source?.difference);
