@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "Where two heads, layers, documents or models differ.",
     "demo": "The embedded model, captured, its heads named.",
     "embed": "Heads as points, near where they attend alike.",
+    "export": "A page in one file, to send.",
     "graph": "Attention as a graph of tokens; who is central in it.",
     "heads": "What every head does, and how alike heads are.",
     "info": "What an atlas holds.",

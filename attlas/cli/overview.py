@@ -40,7 +40,8 @@ def command(
     """Store coarse levels of the maps in STORE: largest weight and mass of blocks, of every head, in one pass.
 
     From these the page and the server answer at once where they would compute for seconds: worth it from about 16,000
-    tokens on. What is there already stays, and what was stopped is gone on with, a layer at a time.
+    tokens on. Which heads have a role is kept too, of a sample of rows. What is there already stays, and what was
+    stopped is gone on with, a layer at a time.
 
     \b
     Example:
@@ -65,11 +66,17 @@ def make_overviews(
     """store, what was done of each document, weights, seconds, and the bytes of all overviews; with a bar."""
     import attlas
     from attlas.jobs.overviews import store_overviews
+    from attlas.server.handles import Handle
+    from attlas.server.questions.heads import sampled_roles
     from attlas.storage.overview import overview_bytes
 
     atlas = attlas.open_atlas(store, storage_options=storage_options)
     with job_progress("overview", shown=bar) as progress:
         told = store_overviews(atlas, documents, side=side, progress=progress)
+    for document, done in told["documents"].items():
+        if done == "stored":  # what the page asks before it shows a head
+            for kind in atlas.kinds:
+                sampled_roles(Handle(atlas, document, kind), save=True)
     return {"store": store} | told | {"bytes": overview_bytes(atlas)}
 
 

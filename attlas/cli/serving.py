@@ -68,8 +68,9 @@ def serve_atlases(
     import attlas
     from attlas.server.app import create_app
     from attlas.server.auth import new_token
-    from attlas.server.listen import address, bind, listen, names_of, open_session, tunnel
+    from attlas.server.listen import address, bind, listen, names_of, open_session, spare_memory, tunnel
 
+    spare_memory()
     atlases = [attlas.open_atlas(store, storage_options=storage_options) for store in stores]
     made = bind(host, port)
     token = token or new_token()

@@ -192,3 +192,16 @@ def test_command(store: Path) -> None:
     refused = CliRunner().invoke(main, ["overview", str(store), "--document", "doc-9"])
     assert refused.exit_code == 1
     assert "has no document 'doc-9'" in refused.stderr
+
+
+def test_the_command_keeps_which_heads_have_a_role(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CliRunner().invoke(main, ["overview", str(store), "--document", "doc-1"]).exit_code == 0
+    expected, _ = asked(Session(store), "heads", document="doc-1")
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("attlas.jobs.reduction.run_groups", never)
+    assert asked(Session(store), "heads", document="doc-1")[0] == expected
+    with pytest.raises(AssertionError, match="computed again"):
+        Session(store).answer("heads", {"document": "doc-0"})

@@ -24,7 +24,7 @@ from attlas.server.thumbnails import pooled_thumbnails, sampled_rows, thumbnails
 from attlas.server.tiles import Box
 from attlas.storage.blocks import quantised
 
-__all__ = ["SAMPLED_CELLS"]
+__all__ = ["SAMPLED_CELLS", "sampled_roles"]
 
 Floats = NDArray[np.float32]
 
@@ -58,7 +58,7 @@ def thumbnails(
             "shape": list(made.shape),
             "layers": list(layers),
             "heads": list(handle.heads),
-            "sampled_rows": sampled_rows(handle.queries, cells).tolist() if pooled is None else None,
+            "sampled_rows": len(sampled_rows(handle.queries, cells)) if pooled is None else None,
             "block_queries": blocks[0],
             "block_keys": blocks[1],
             "queries": handle.queries,
@@ -178,18 +178,23 @@ def heads(asked: Asked, *, atlas: Any = None, document: Any = None, kind: Any = 
 
 
 def _roles(handle: Handle) -> xr.Dataset:
-    """Roles in this document: as the atlas keeps them, or of a sample of its rows."""
-    own: dict[str, Any] = {"documents": [handle.document], "kind": handle.kind}
-    for choices in [own, {"kind": handle.kind}, {}] if len(handle.atlas) == 1 else [own]:
-        job = plan_head_roles(handle.atlas, **choices)
-        if handle.atlas.tier.statistics or job.plan.corpus.kind != handle.kind:
-            continue
-        kept = find_result(handle.atlas, job.question, job.parameters)
+    """Roles in this document: of all rows where the atlas keeps such an answer, else of a sample."""
+    atlas, own = handle.atlas, {"documents": [handle.document], "kind": handle.kind}
+    alone: list[dict[str, Any]] = [{"kind": handle.kind}, {}] if len(atlas) == 1 else []
+    for choices in [own, *alone] if not atlas.tier.statistics else []:
+        job = plan_head_roles(atlas, **choices)
+        kept = find_result(atlas, job.question, job.parameters) if job.plan.corpus.kind == handle.kind else None
         if kept is not None:
             return kept
+    return sampled_roles(handle)
+
+
+def sampled_roles(handle: Handle, *, save: bool = False) -> xr.Dataset:
+    """Roles in a document, of SAMPLED_CELLS weights, or from stored statistics, exactly. save: keep them in the atlas,
+    where `heads` finds them."""
     of_all = handle.keys * len(handle.heads) * len(handle.layers)
     rows = None if handle.atlas.tier.statistics else max(LEAST_ROWS, SAMPLED_CELLS // of_all)
-    return head_roles(handle.atlas, save=False, sample=rows, **own)
+    return head_roles(handle.atlas, save=save, sample=rows, documents=[handle.document], kind=handle.kind)
 
 
 def _heads(roles: xr.Dataset) -> dict[str, Any]:
