@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import shutil
 import zlib
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from attlas.errors import DocumentMissingError, InputError
 from attlas.server.session import Session
 from attlas.server.viewer.export import export_page, page_of
 from tests.server.asking import asked, full_map, visible
+from tests.server.viewer.browser import OPEN
 
 EVIL = 'a </script><script>document.title = "evil"</script><!-- <b>bold</b> &amp; ]]> end. a </script> end.'
 DATA = re.compile(r'<script type="application/json" id="carried">(.*?)</script>', re.S)
@@ -148,21 +146,6 @@ def test_command(demo_folder: Path, tmp_path: Path) -> None:
     assert found["bytes"] == page.stat().st_size
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless browser; where there is none, skipped, and with CI=true failed."""
-    names = (os.environ.get("ATTLAS_CHROMIUM", ""), "chromium-headless-shell", "chromium", "google-chrome")
-    found = next(filter(None, (shutil.which(name) for name in names if name)), None)
-    if found is None:
-        assert os.environ.get("CI") != "true", "no browser: apt-get install chromium-headless-shell"
-        pytest.skip("apt-get install chromium-headless-shell")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install attlas[browser-test]")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-quic"])
-        yield browser
-        browser.close()
-
-
 ASK = """async ([id, op, args]) => {
   const { model } = document.getElementById("viewer");
   return await new Promise((resolve) => {
@@ -188,12 +171,12 @@ QUESTIONS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.browser
 def test_it_opens_from_a_disk_and_answers_as_the_session_does(
-    atlas: attlas.Atlas, tmp_path: Path, chromium: Any
+    atlas: attlas.Atlas, tmp_path: Path, browser: Any
 ) -> None:
     """Offline: no request but its own, no error; tiles, rows and cells are the session's, thumbnails alone refuse."""
     page_file = tmp_path / "evil.html"
     export_page(atlas, page_file, heads="1.0,1.mean", document="evil")
-    context = chromium.new_context(offline=True, viewport={"width": 1200, "height": 800})
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 800})
     page = context.new_page()
     told: list[str] = []
     requests: list[str] = []
@@ -201,7 +184,7 @@ def test_it_opens_from_a_disk_and_answers_as_the_session_does(
     page.on("pageerror", lambda error: told.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(f"file://{page_file}")
-    page.wait_for_selector(".attlas[data-state='open'][data-missing='0']", timeout=10_000)
+    page.wait_for_selector(OPEN, timeout=10_000)
     assert (page.title(), requests, told) == ("evil: demo", [f"file://{page_file}"], [])
     assert page.evaluate("document.querySelector('.attlas').dataset.head") == "0"
     session = Session(atlas)

@@ -15,23 +15,12 @@ from attlas.server.app import create_app
 from attlas.server.session import Session
 from attlas.server.viewer.bundle import viewer_module
 from tests.server.clients import listening
-from tests.server.viewer.browser import ARGUMENTS, OPEN, chromium, opened
+from tests.server.viewer.browser import OPEN, opened
 
 pytestmark = pytest.mark.browser
 
 TEXT = "the cat sat. the dog ran! <img src=x onerror=alert(1)> and nobody knows why the cat sat on <b>this</b>. "
 MAP = ".att-pane:not([hidden]) .att-map"
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
