@@ -58,7 +58,8 @@ class Viewer {
       changed: () => this.redraw(),
       failed: (error, again) => this.failed(error, again),
     };
-    this.panes = [new MapPane(this.camera, state, hooks), new MapPane(this.camera, state, hooks)];
+    const thumbnail = ({ page, layer, head }) => (page === this.gridPage ? this.grid.tiles.get(`${layer}/${head}`) : null);
+    this.panes = [0, 1].map(() => new MapPane(this.camera, state, { ...hooks, thumbnail }));
     this.heads = this.panes.map((pane, i) => new PaneHeader(pane.header, state, i === 1));
     this.grid = new HeadGrid({ ...hooks, choose: (layer, head, beside) => this.choose(layer, head, beside) });
     this.list = new HeadList((layer, head, beside) => this.choose(layer, head, beside));
@@ -187,7 +188,7 @@ class Viewer {
     if (!this.page) return;
     if (this.gridPage !== this.page) {
       this.gridPage = this.page;
-      this.grid.load(this.asker, this.page);
+      this.grid.load(this.asker, this.page, this.state.get("layer"));
     }
     for (const pane of this.shownPanes()) this.loadStrips(pane);
   }
