@@ -93,7 +93,7 @@ def main(model: str, folder: Path) -> None:
             time.sleep(0.05)
         url = f"http://127.0.0.1:{made.getsockname()[1]}/"
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            browser: Any = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
             for name, hash, theme, act in SHOTS:
                 page = browser.new_page(viewport=SIZE, color_scheme=theme)
                 page.goto(f"{url}#{hash}")
