@@ -210,9 +210,7 @@ def _chosen(answer: xr.Dataset, names: Sequence[str] | None) -> list[str]:
         if variable.dims == ("layer", "head") and not str(name).endswith(("_error", "_low", "_high"))
     ]
     if not known:
-        raise InputError(
-            "this answer holds no statistic of one number a head: give one of analysis.statistics"
-        )
+        raise InputError("this answer holds no statistic of one number a head: give one of analysis.statistics")
     wrong = next((name for name in names or () if name not in known), None)
     if wrong is not None:
         raise InputError(f"{wrong!r} is not one number a head here: choose of {', '.join(known)}")
