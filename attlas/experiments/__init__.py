@@ -1,4 +1,4 @@
-"""Questions asked of the running model, one a file: what changes when attention is edited?
+"""Questions asked of the running model, one a file: what changes when attention is edited, and what does not.
 
 May import what lies below: engine, storage, capture, jobs, analysis. Loaded when asked for.
 """

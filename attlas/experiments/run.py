@@ -47,7 +47,7 @@ def run(
 
     >>> text = "one two three, one two three; and one two three again."
     >>> found = attlas.experiments.run("demo", text, attlas.Edit(do="zero", layer=1, head=0))
-    >>> found.loss_change.item() > 0, found.kl.item() > 0
+    >>> found.kl.item() > 0, found.agreement.item() < 1
     (True, True)
 
     model, texts, and options ids, tokenizer, dtype, device, revision, max_tokens, extrapolate: as of `attlas.capture`.
