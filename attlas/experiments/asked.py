@@ -18,11 +18,13 @@ from attlas.engine.model.layout import ModelLayout
 from attlas.engine.model.load import LoadedModel, load_model
 from attlas.engine.model.probe import layout_of
 from attlas.engine.model.shard import Shard, State
+from attlas.engine.model.source import ModelSource
 from attlas.engine.passage.documents import Document, plan_packs
 from attlas.engine.passage.passage import Passage, passages
 from attlas.engine.passage.runner import ShardRunner
 from attlas.engine.passage.tokenize import make_documents
 from attlas.errors import InputError
+from attlas.parse import parse_count, parse_flag
 from attlas.storage.tiers import TIERS
 
 __all__ = ["CHUNK_TOKENS", "Asked", "ask_model"]
@@ -103,7 +105,13 @@ def ask_model(
 
     Raises InputError where the model predicts no next token, UnsupportedModelError.
     """
-    loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision, head=True)
+    source = ModelSource.of(model, tokenizer=tokenizer, dtype=dtype, device=device, revision=revision)
+    max_tokens = None if max_tokens is None else parse_count(max_tokens, "max_tokens")
+    extrapolate = parse_flag(extrapolate, "extrapolate")
+    loaded = load_model(
+        source.model, tokenizer=source.tokenizer, dtype=source.dtype, device=source.device, revision=source.revision,
+        head=True,
+    )  # fmt: skip
     layout = layout_of(loaded)
     if loaded.is_encoder_decoder or not all(call.causal for call in layout.calls):
         raise InputError(

@@ -8,6 +8,7 @@ from attlas.engine.edit.edit import parse_edits
 from attlas.engine.edit.plan import plan_edits
 from attlas.engine.model.load import load_model
 from attlas.engine.model.probe import layout_of
+from attlas.engine.model.source import ModelSource
 
 __all__ = ["explain_edits"]
 
@@ -21,7 +22,7 @@ def explain_edits(model: Any, edits: Any) -> list[dict[str, Any]]:
     model: as of `attlas.capture`. edits: one or several, as `parse_edits` reads them. Runs a short probe of the model
     and no text. Raises InputError where an edit is of nothing in the model.
     """
-    planned = plan_edits(parse_edits(edits), layout_of(load_model(model)))
+    planned = plan_edits(parse_edits(edits), layout_of(load_model(ModelSource.of(model).model)))
     return [
         {
             "kind": one.kind, "layer": one.layer, "heads": one.union.tolist(), "edits": [str(e) for e in one.edits],

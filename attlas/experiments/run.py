@@ -20,7 +20,7 @@ from attlas.engine.passage.documents import Document
 from attlas.engine.passage.passage import Passage
 from attlas.errors import InputError
 from attlas.experiments.asked import CHUNK_TOKENS, Asked, ask_model
-from attlas.parse import parse_count, parse_seed, parse_share
+from attlas.parse import parse_count, parse_seed, parse_share, refuse
 
 __all__ = ["run"]
 
@@ -166,7 +166,9 @@ def _interval(values: Floats, confidence: float, seed: int) -> tuple[float, floa
 def _parse_answers(given: Any, asked: Asked) -> list[tuple[int, int]]:
     if given is None:
         return []
-    pairs = [given] if isinstance(given, tuple) and len(given) == 2 else list(given)
+    if not isinstance(given, list | tuple) or not all(isinstance(one, list | tuple) and len(one) == 2 for one in given):
+        raise refuse(given, "answers", "give a list of pairs, the right and the wrong token of each document")
+    pairs = list(given)
     if len(pairs) != len(asked.documents):
         raise InputError(f"answers are {len(pairs)} pairs for {len(asked.documents)} documents: give one a document")
     return [(_word(right, asked), _word(wrong, asked)) for right, wrong in pairs]

@@ -34,6 +34,7 @@ OF_A_HEAD = ("temperature", "uniform", "swap", "patch")
 """Whole rows: these have no keys."""
 RENORMALISE = ("rest", "scores", "none")
 KINDS = ("self", "encoder", "decoder", "cross")
+MOST_OFFSETS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -212,7 +213,7 @@ def _parameters() -> tuple[str, ...]:
 def _parse_offsets(given: Any) -> tuple[int, ...] | None:
     if given is None:
         return None
-    several = [given] if is_integer(given) else given
+    several = [given] if is_integer(given) else given[:MOST_OFFSETS] if isinstance(given, Sequence) else given
     if (
         not isinstance(several, Sequence)
         or isinstance(several, str)
