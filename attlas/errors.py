@@ -17,6 +17,8 @@ __all__ = [
     "NoMemoryError",
     "NotFiniteError",
     "PacksFailedError",
+    "QuestionCancelledError",
+    "ServerBusyError",
     "StoreAccessError",
     "StoreBusyError",
     "StoreExistsError",
@@ -111,6 +113,14 @@ class DocumentMissingError(AttlasError, KeyError):
 
 class CorruptAtlasError(AttlasError, OSError):
     """What lies in the store contradicts its own records."""
+
+
+class QuestionCancelledError(AttlasError, InterruptedError):
+    """A question to a server that its asker took back before it was answered."""
+
+
+class ServerBusyError(AttlasError, BlockingIOError):
+    """Too many costly questions wait to be answered already."""
 
 
 class DisagreementError(AttlasError, ArithmeticError):

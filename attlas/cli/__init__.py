@@ -19,16 +19,21 @@ COMMANDS = {
     "compare": "Where two heads, layers, documents or models differ.",
     "demo": "The embedded model, captured, its heads named.",
     "embed": "Heads as points, near where they attend alike.",
+    "export": "A page in one file, to send.",
     "graph": "Attention as a graph of tokens; who is central in it.",
     "heads": "What every head does, and how alike heads are.",
     "info": "What an atlas holds.",
+    "mcp": "Tools for assistants, over the same questions.",
+    "overview": "Store coarse levels of the maps, for the page.",
     "plan": "Memory and disk a capture will need.",
     "plot": "Pictures: maps, texts, graphs, heads, films.",
     "query": "Weights of one head, as table, CSV, JSON or npy.",
     "received": "Which tokens are attended to most.",
     "rollout": "How much of a token's last state comes from each token.",
+    "serve": "Atlases over HTTP, for a team and its programs.",
     "stats": "Statistics of every layer and head.",
     "verify": "Check an atlas against its own records.",
+    "view": "Look at an atlas in a browser.",
 }
 
 

@@ -84,6 +84,7 @@ __all__ = ["command"]
 @click.option("--threads", type=WORKERS, help="Torch threads of each process on a CPU.")
 @click.option("--offload", type=MEMORY, help="Weights kept in memory by each process; the rest is read from disk.")
 @click.option("--log", type=OUTPUT, help="Append events to a file, one JSON a line.")
+@click.option("--overview", is_flag=True, help="Then store coarse levels of the maps, as attlas overview does.")
 @click.option("--resume", is_flag=True, help="Go on with a store that the same command began.")
 @click.option("--overwrite", is_flag=True, help="Replace the atlas that lies there.")
 @click.option(
@@ -91,7 +92,15 @@ __all__ = ["command"]
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @reports_errors
-def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, as_json: bool, **options: Any) -> None:
+def command(
+    model: str,
+    inputs: tuple[str, ...],
+    store: str,
+    log: Path | None,
+    overview: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run MODEL over INPUTS and keep its attention in an atlas.
 
     MODEL is a hub id, a folder (of an adapter too), a .gguf file, or "demo". INPUTS are text files (one document
@@ -110,6 +119,8 @@ def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, a
     """
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    if overview and not TIERS[options["keep"]].weights:
+        raise click.UsageError(f"--overview is of weights, which --keep {options['keep']} does not have")
     documents = read_inputs(inputs)
     import attlas  # what follows loads torch and transformers: after the input is known to be good
     from attlas.capture.report import report_capture
@@ -135,6 +146,10 @@ def command(model: str, inputs: tuple[str, ...], store: str, log: Path | None, a
         raise failure
     atlas = attlas.open_atlas(store, storage_options=options["storage_options"])
     told = report_capture(atlas, seconds=seconds, last=last)
+    if overview and failure is None:
+        from attlas.cli.overview import make_overviews
+
+        told["overview"] = make_overviews(store, storage_options=options["storage_options"], bar=not as_json)
     if as_json:
         print_json(told)
     else:
@@ -207,6 +222,11 @@ def _show(told: dict[str, Any]) -> None:
             styled("[yellow]{}{}[/]", ", ".join(names[:5]), f" and {len(names) - 5} more" * (len(names) > 5)),
         )
     table.add_row("time", _speed(told))
+    if "overview" in told:
+        size, took = human_bytes(told["overview"]["bytes"]), human_seconds(told["overview"]["seconds"])
+        table.add_row(
+            "overview", f"{size}, {took}" if told["overview"]["weights"] else "each map is one tile: none needed"
+        )
     table.add_row("peak memory", human_bytes(told["peak_memory_bytes"]) + (" (this process)" if told["shards"] else ""))
     if told["retries"]:
         again, lost = told["retries"], told["lost_pipelines"]

@@ -171,7 +171,7 @@ class Atlas(Mapping[str, xr.Dataset]):
     def __getitem__(self, document: str) -> xr.Dataset:
         from attlas.storage.page import make_page
 
-        return make_page(self, document, self._committed_index(document))
+        return make_page(self, document, self.committed_index(document))
 
     def attention(self, document: str, kind: str = "self") -> xr.DataArray:
         """The weights of one document, (layer, head, query, key) float32, whatever the kind; lazy.
@@ -186,7 +186,7 @@ class Atlas(Mapping[str, xr.Dataset]):
         """
         from attlas.storage.page import make_attention
 
-        return make_attention(self, document, self._committed_index(document), self.parse_kind(kind))
+        return make_attention(self, document, self.committed_index(document), self.parse_kind(kind))
 
     def parse_kind(self, kind: str | None) -> str:
         """One of the kinds, the first for None; raises InputError."""
@@ -208,7 +208,7 @@ class Atlas(Mapping[str, xr.Dataset]):
         """
         from attlas.storage.operator import make_operator
 
-        return make_operator(self, document, self._committed_index(document), self.parse_kind(kind), layer)
+        return make_operator(self, document, self.committed_index(document), self.parse_kind(kind), layer)
 
     def key_intervals(self, document: str, layer: int, kind: str = "self") -> xr.Dataset:
         """The keys that each query of a document may see in a layer: from key_start to before key_stop (query).
@@ -223,7 +223,7 @@ class Atlas(Mapping[str, xr.Dataset]):
         layers = self.layers(kind)
         if not is_integer(layer) or layer not in layers:
             raise InputError(f"there is no layer {shown(layer)}: the atlas has {describe_indices(layers)}")
-        rows = self.rows(kind, self._committed_index(document))
+        rows = self.rows(kind, self.committed_index(document))
         start, stop = rows.intervals(layers.index(layer), np.arange(rows.queries))
         attributes = {"units": "token"}
         return xr.Dataset(
@@ -231,8 +231,8 @@ class Atlas(Mapping[str, xr.Dataset]):
             {"query": rows.position_Q},
         )
 
-    def _committed_index(self, document: str) -> int:
-        """The number of a committed document; raises DocumentMissingError."""
+    def committed_index(self, document: str) -> int:
+        """The number of a committed document, by which `places` and `tokens` know it; raises DocumentMissingError."""
         if not isinstance(document, str) or document not in self._index:
             near = difflib.get_close_matches(document, self._ids, n=1) if isinstance(document, str) else []
             hint = f"did you mean {near[0]!r}?" if near else f"it holds {_some(self._ids)}"
@@ -257,6 +257,12 @@ class Atlas(Mapping[str, xr.Dataset]):
             heads = len(self.column(f"{kind}/head"))
             lines.append(f"{kind:<10} {len(self.layers(kind))} layers x {heads} heads")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: model, tier, documents, and each kind's layers, heads and longest document."""
+        from attlas.storage.atlas_table import atlas_table
+
+        return atlas_table(self)
 
     def _place(self, axis: str, index: int) -> tuple[int, int]:
         """Where a document's places on an axis begin, and how many they are."""

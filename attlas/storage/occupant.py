@@ -38,7 +38,7 @@ __all__ = [
 
 BEGUN = "begun"
 """The root's attribute that says that an atlas is being made or removed; a whole one has it not."""
-OWN = frozenset({"documents", "tokens", "packs", "analysis", *KINDS})
+OWN = frozenset({"documents", "tokens", "packs", "analysis", "overview", *KINDS})
 """What an atlas has beside its root."""
 NODES = ("packs/commit/zarr.json", "documents/document_id/zarr.json")
 """By these an atlas is known whose root is lost."""

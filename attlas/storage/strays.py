@@ -14,8 +14,8 @@ from attlas.storage.occupant import LEFT_OVER
 
 __all__ = ["Strays", "find_strays", "remove_strays"]
 
-ANSWERS = "analysis/"
-"""Answers come and go beside a writer, and are looked after by `attlas.jobs.results`."""
+BESIDE = ("analysis/", "overview/")
+"""Answers and overviews come and go beside a writer, and are looked after by who writes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def find_strays(root: zarr.Group) -> Strays:
         return [key async for key in root.store.list()]
 
     keys, grids = sorted(sync(every())), _grids(root)
-    mine = [key for key in keys if not key.startswith(ANSWERS)]
+    mine = [key for key in keys if not key.startswith(BESIDE)]
     partial = tuple(key for key in mine if LEFT_OVER.search(key))
     unnamed = tuple(key for key in mine if key not in {ROOT, LEASE, *partial} and not _is_named(key, grids))
     return Strays(partial=partial, unnamed=unnamed, lease=LEASE in keys)

@@ -55,7 +55,8 @@ def prepare(folder: Path) -> dict[str, str]:
         "--store": str(folder / "never.zarr"), "--layer": "0", "--head": "0", "--tokens": "64", "--document": "a",
         "--rounds": "1", "--keep": "statistics", "--shards": "1", "--replicas": "1", "--documents": "2",
         "picture": "map", "other_store": str(folder / "a.zarr"), "--other-document": "b",
-        "--folder": str(folder),
+        "--folder": str(folder), "stores": str(folder / "a.zarr"), "--port": "0",
+        "--output": str(folder / "out.html"),
     }  # fmt: skip
 
 
@@ -78,11 +79,13 @@ def _command(found: click.Command, words: tuple[str, ...], good: Mapping[str, st
     options = [one for one in found.params if isinstance(one, click.Option)]
     names = {max(one.opts, key=len): one for one in options}
     asked = {"--store", "--layer", "--head", "--document"} & set(names)  # --document: the atlas holds two
-    if words[0] not in {"query", "graph", "plot", "compare", "received", "rollout"}:
+    if words[0] not in {"query", "graph", "plot", "compare", "export", "received", "rollout"}:
         asked -= {"--document"}
     asked |= {"--other-document"} & set(names)
     asked |= {name for name, one in names.items() if one.required}
+    asked |= {"--port"} & set(names)  # the usual one may be taken
     asked |= SIZES & set(names) if words[0] == "bench" else set()
+    good = {**good, "--head": "0.0"} if words[0] == "export" else good
     return Command(
         words=words,
         arguments={one.name or "": good[one.name or ""] for one in arguments},

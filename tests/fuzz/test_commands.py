@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -19,6 +20,7 @@ from click.testing import CliRunner, Result
 import attlas
 from attlas.cli import COMMANDS, main
 from attlas.errors import AttlasError
+from attlas.server import listen, mcp
 from tests.fuzz.commands import Command, commands, prepare
 from tests.fuzz.damage import FLAWS
 from tests.fuzz.values import TEXTS
@@ -26,6 +28,9 @@ from tests.fuzz.values import TEXTS
 Input = tuple[Command, str, str]
 LONG = {("--top", "hundred thousand")}
 """Right values that mean minutes of work: a table of so many lines."""
+
+SERVERS = {"view", "serve", "mcp"}
+"""Commands that go on until they are stopped: here they end when they would begin to answer."""
 
 PLACES = {"--folder", "--store"}
 NO_PLACES = {"empty", "surrogate", "long", "digits"}
@@ -66,6 +71,8 @@ def _elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a strange name makes is made there, and is not left for the next."""
     (folder / "here").mkdir()
     monkeypatch.chdir(folder / "here")
+    monkeypatch.setattr(listen, "listen", lambda app, made, session, begun: (begun(), made.close()))
+    monkeypatch.setattr(mcp, "make_server", lambda session: SimpleNamespace(run=lambda: None))
     yield
     shutil.rmtree(folder / "here")
 
@@ -215,7 +222,7 @@ def test_many_processes_survive(every: list[Command]) -> None:
 
 
 def processes(every: list[Command], count: int) -> list[str]:
-    tried = random.Random(5).sample([one for one in inputs(every) if one[0].words[0] != "bench"], count)
+    tried = random.Random(5).sample([one for one in inputs(every) if one[0].words[0] not in {"bench", *SERVERS}], count)
     found = []
     for command, name, value in tried:
         line = [sys.executable, "-c", "from attlas.cli import main; main()", *command.line(name, TEXTS[value])]
