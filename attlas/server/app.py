@@ -25,7 +25,7 @@ from attlas.server import ask, capture_routes, problems, routes, zarr_files
 from attlas.server.auth import Guard
 from attlas.server.metrics import Counting, Metrics
 from attlas.server.problems import PROBLEM, PROBLEMS, problem
-from attlas.server.reference import reference_page
+from attlas.server.reference import STYLE_HASH, reference_page
 from attlas.server.served import Served, served_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ THREADS = 64
 """Questions answered at once: those that wait for a costly answer, of which there are 32 at most, hold one too."""
 MOST_BODY = 16 * 2**20
 POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self'; object-src 'none'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
 )
 HEADERS = {
@@ -86,7 +86,8 @@ def page() -> Response:
 
 @router.get("/docs", include_in_schema=False)
 def reference(request: Request) -> Response:
-    return HTMLResponse(reference_page(request.app.openapi()))
+    policy = POLICY.replace("style-src 'self'", f"style-src '{STYLE_HASH}'")
+    return HTMLResponse(reference_page(request.app.openapi()), headers={"Content-Security-Policy": policy})
 
 
 def create_app(

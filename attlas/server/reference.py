@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
+from hashlib import sha256
 from html import escape
 from typing import Any
 
-__all__ = ["reference_page"]
+__all__ = ["STYLE_HASH", "reference_page"]
 
 METHODS = ("get", "post", "delete")
 STYLE = """
@@ -21,6 +23,9 @@ td { padding: .1rem 1rem .1rem 0; vertical-align: top; }
 code { font-family: ui-monospace, monospace; }
 small { opacity: .75; }
 """
+
+STYLE_HASH = "sha256-" + b64encode(sha256(STYLE.encode()).digest()).decode()
+"""By which a Content-Security-Policy lets the page's own style be."""
 
 
 def reference_page(openapi: dict[str, Any]) -> str:

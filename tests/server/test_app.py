@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -17,8 +20,8 @@ import attlas
 from attlas.errors import CorruptAtlasError
 from attlas.server.app import MOST_BODY, create_app
 from attlas.server.ask import MOST_MESSAGE, unframe
-from attlas.server.session import Session
-from tests.server.clients import HOST
+from attlas.server.session import Answer, Op, Session
+from tests.server.clients import HOST, listening
 
 TEXT = "the cat sat. the dog ran! and nobody knows why the cat sat. "
 DTYPES = {"u8": "u1", "f16": "<f2", "f32": "<f4"}
@@ -193,6 +196,27 @@ def test_an_error_is_a_problem(client: TestClient, path: str) -> None:
     assert "etag" not in response.headers
 
 
+def test_who_goes_away_has_cancelled(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that waits for its turn is dropped once the connection is closed."""
+    cancelled, waits = threading.Event(), threading.Event()
+
+    def waiting(asked: Any) -> Answer:
+        waits.set()
+        for _ in range(500):
+            if not asked.wanted():
+                cancelled.set()
+                break
+            time.sleep(0.01)
+        return Answer({})
+
+    monkeypatch.setattr(Op, "__call__", lambda self, asked, arguments: waiting(asked))
+    with listening(create_app(session, token=None)) as url:
+        with httpx.Client(timeout=0.2) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(f"{url}/v1/ask", json={"id": 5, "op": "info"})
+        assert waits.is_set()
+        assert cancelled.wait(3)
+
+
 def test_a_body_beyond_the_limit_is_refused(client: TestClient) -> None:
     assert client.post("/v1/ask", headers={"Content-Length": str(MOST_BODY + 1)}, content=b"x").status_code == 413
     assert client.post("/v1/atlases", json={}).status_code == 405
@@ -202,6 +226,7 @@ def test_answers_may_do_little_in_a_browser(client: TestClient) -> None:
     for path in ("/docs", "/v1/atlases", "/v1/nothing"):
         headers = client.get(path).headers
         assert "default-src 'self'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
     reference = client.get("/docs").text
     assert "<script" not in reference
