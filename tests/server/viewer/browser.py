@@ -14,6 +14,8 @@ __all__ = ["OPEN", "chromium", "opened"]
 
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+QUIET = "willReadFrequently"
+"""Said of tests that look at pixels."""
 OPEN = ".attlas[data-state='open'][data-missing='0']"
 """What there is once a map is drawn with all its tiles."""
 
@@ -35,10 +37,12 @@ def opened(browser: Any, url: str, **context: Any) -> Iterator[Any]:
     own = browser.new_context(**{"viewport": {"width": 1360, "height": 860}} | context)
     page = own.new_page()
     wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(f"console {message.type}: {message.text}"))
+    page.on("console", lambda message: wrong.append(message.text) if QUIET not in message.text else None)
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
     host = url.split("/")[2]
-    page.on("request", lambda request: wrong.append(f"asked of {request.url}") if _elsewhere(request.url, host) else None)
+    page.on(
+        "request", lambda request: wrong.append(f"asked of {request.url}") if _elsewhere(request.url, host) else None
+    )
     try:
         page.goto(url)
         page.wait_for_selector(OPEN)

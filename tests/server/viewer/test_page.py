@@ -127,7 +127,7 @@ def test_tokens_are_never_markup(browser: Any, url: str) -> None:
 
 
 def test_the_address_restores_what_was_seen(browser: Any, url: str) -> None:
-    hash = "long&layer=2&head=3&queries=100..160&keys=90..150&column=120&colours=grey&scale=linear"
+    hash = "long&layer=2&head=3&query_span=100..160&key_span=90..150&column=120&colours=grey&scale=linear"
     with opened(browser, url + at(hash)) as page:
         page.wait_for_selector(".att-reader[data-by='column'][data-place='120']")
         names = ("layer", "head", "level", "document")
@@ -143,7 +143,7 @@ def test_the_address_restores_what_was_seen(browser: Any, url: str) -> None:
 
 def test_panning_asks_for_what_comes_into_sight_alone(browser: Any, url: str) -> None:
     asked: list[Any] = []
-    with opened(browser, url + at("long&layer=1&head=0&queries=500..560&keys=100..160")) as page:
+    with opened(browser, url + at("long&layer=1&head=0&query_span=500..560&key_span=100..160")) as page:
         page.wait_for_timeout(200)
         page.on("request", lambda request: asked.append(request))
         x, y = point(page, 0.4, 0.4)
@@ -153,7 +153,7 @@ def test_panning_asks_for_what_comes_into_sight_alone(browser: Any, url: str) ->
         page.mouse.up()
         page.wait_for_timeout(200)
         assert tiles(asked) == []  # all within the tiles that there are
-        page.evaluate("() => { location.hash = location.hash.replace(/queries=[^&]*/, 'queries=200..260') }")
+        page.evaluate("() => { location.hash = location.hash.replace(/query_span=[^&]*/, 'query_span=200..260') }")
         page.wait_for_selector(OPEN)
         page.wait_for_timeout(200)
         found = {(message["level"], message["row"], message["column"]) for message in tiles(asked)}

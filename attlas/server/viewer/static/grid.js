@@ -34,7 +34,7 @@ export class HeadGrid {
   }
 
   // asks for thumbnails layer by layer, so that the map's own questions are answered between them
-  async load(asker, page) {
+  async load(asker, page, first) {
     this.control?.abort();
     this.control = new AbortController();
     const { signal } = this.control;
@@ -43,7 +43,7 @@ export class HeadGrid {
     const { layers, heads } = page.facts;
     this.title.textContent = `${layers.length} layers × ${heads.length} heads`;
     this.note.textContent = "";
-    const waiting = [...layers];
+    const waiting = [...layers].sort((a, b) => Number(b === first) - Number(a === first));
     const work = async () => {
       for (let layer = waiting.shift(); layer !== undefined; layer = waiting.shift()) {
         const { data, buffers } = await asker.ask("thumbnails", { ...page.where, layer, cells: CELLS }, signal);
@@ -62,7 +62,7 @@ export class HeadGrid {
     try {
       await Promise.all(Array.from({ length: LAYERS_AT_ONCE }, work));
     } catch (error) {
-      if (!isAborted(error)) this.hooks.failed(error, () => this.load(asker, page));
+      if (!isAborted(error)) this.hooks.failed(error, () => this.load(asker, page, first));
     }
   }
 

@@ -15,7 +15,7 @@ const STRIP = 24;
 const READABLE = 9.5; // pixels a token from which each has its own label
 
 export class MapPane {
-  // hooks: changed(), failed(error, again), hover(pane, cell), pick(pane, cell, event)
+  // hooks: changed(), failed(error, again), thumbnail(head): of a head, to be seen until its tiles are there
   constructor(camera, state, hooks) {
     Object.assign(this, { camera, state, hooks });
     this.element = element("section", "att-pane");
@@ -180,6 +180,8 @@ export class MapPane {
     context.imageSmoothingEnabled = false;
     context.fillStyle = palette.missing;
     context.fillRect(box.x, box.y, box.w, box.h);
+    const small = this.missing === 0 || source.difference ? null : this.hooks.thumbnail(this.heads[0]);
+    if (small) context.drawImage(small.painted(table), toX(0), toY(0), toX(keys) - toX(0), toY(queries) - toY(0));
     const first = (at) => Math.max(Math.floor(at / size), 0);
     const [c0, r0] = [first(camera.x), first(camera.y)];
     const c1 = Math.min(Math.ceil((camera.x + inner.w / camera.sx) / size), Math.ceil(keys / size));

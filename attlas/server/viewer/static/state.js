@@ -39,8 +39,8 @@ export const FIELDS = {
   kind: [text, ""],
   layer: [whole, null],
   head: [headName, null],
-  queries: [range, null], // [from, to) of what is seen; null: all
-  keys: [range, null],
+  query_span: [range, null], // [from, to) of what is seen; null: all
+  key_span: [range, null],
   row: [whole, null], // the query whose row is locked
   column: [whole, null], // the key whose column is locked
   show: [choice("map", "lines"), "map"],

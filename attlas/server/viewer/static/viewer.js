@@ -58,7 +58,8 @@ class Viewer {
       changed: () => this.redraw(),
       failed: (error, again) => this.failed(error, again),
     };
-    this.panes = [new MapPane(this.camera, state, hooks), new MapPane(this.camera, state, hooks)];
+    const thumbnail = ({ page, layer, head }) => (page === this.gridPage ? this.grid.tiles.get(`${layer}/${head}`) : null);
+    this.panes = [0, 1].map(() => new MapPane(this.camera, state, { ...hooks, thumbnail }));
     this.heads = this.panes.map((pane, i) => new PaneHeader(pane.header, state, i === 1));
     this.grid = new HeadGrid({ ...hooks, choose: (layer, head, beside) => this.choose(layer, head, beside) });
     this.list = new HeadList((layer, head, beside) => this.choose(layer, head, beside));
@@ -151,7 +152,7 @@ class Viewer {
     this.camera.of(page.facts.queries, page.facts.keys);
     this.shownRegion = null;
     const patch = { atlas, document: page.where.document, kind: page.where.kind, layer, head };
-    if (before) for (const name of ["row", "column", "queries", "keys"]) if (!given.has(name)) patch[name] = null;
+    if (before) for (const name of ["row", "column", "query_span", "key_span"]) if (!given.has(name)) patch[name] = null;
     for (const name of Object.keys(patch)) this.pending.delete(name);
     state.set(patch);
     this.pending.clear();
@@ -187,7 +188,7 @@ class Viewer {
     if (!this.page) return;
     if (this.gridPage !== this.page) {
       this.gridPage = this.page;
-      this.grid.load(this.asker, this.page);
+      this.grid.load(this.asker, this.page, this.state.get("layer"));
     }
     for (const pane of this.shownPanes()) this.loadStrips(pane);
   }
@@ -293,7 +294,7 @@ class Viewer {
       if (any("layer", "head", "pool", "compare", "other_atlas", "other_document", "other_layer", "other_head")) await this.showHeads();
       if (any("colours", "scale", "low", "high", "theme")) this.recolour();
       if (any("row", "column")) this.showRow();
-      if (any("queries", "keys")) this.placeCamera();
+      if (any("query_span", "key_span")) this.placeCamera();
       if (any("show")) this.root.dataset.show = this.state.get("show");
       if (any("strips")) {
         this.arrange();
@@ -308,18 +309,18 @@ class Viewer {
   }
 
   placeCamera() {
-    const given = { queries: this.state.get("queries"), keys: this.state.get("keys") };
+    const given = { query_span: this.state.get("query_span"), key_span: this.state.get("key_span") };
     if (same(given, this.shownRegion)) return;
     this.shownRegion = given;
-    if (!given.queries && !given.keys) this.camera.fit();
-    else this.camera.show(given.queries ?? [0, this.camera.queries], given.keys ?? [0, this.camera.keys]);
+    if (!given.query_span && !given.key_span) this.camera.fit();
+    else this.camera.show(given.query_span ?? [0, this.camera.queries], given.key_span ?? [0, this.camera.keys]);
     this.redraw();
   }
 
   keepRegion() {
     const round = ([a, b]) => [Math.round(a * 100) / 100, Math.round(b * 100) / 100];
     const seen = this.camera.region();
-    const region = this.camera.moved ? { queries: round(seen.queries), keys: round(seen.keys) } : { queries: null, keys: null };
+    const region = this.camera.moved ? { query_span: round(seen.queries), key_span: round(seen.keys) } : { query_span: null, key_span: null };
     this.shownRegion = region;
     this.state.set(region);
   }
