@@ -182,6 +182,8 @@ def _door(
 
 def _further(name: str) -> list[str]:
     """The names of `**choices` and `**options`."""
+    if name == "Atlas.view":
+        return [one for one in inspect.signature(attlas.view).parameters if one not in {"atlas", "document"}]
     if name == "run":
         return ["ids", "tokenizer", "dtype", "device", "revision", "max_tokens", "extrapolate"]
     if name == "probe_heads":
