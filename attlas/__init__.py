@@ -12,24 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attlas import analysis as analysis
+    from attlas import experiments as experiments
     from attlas import plots as plots
     from attlas.capture.run import capture as capture
+    from attlas.engine.edit.edit import Edit as Edit
     from attlas.server.viewer.widget import view as view
     from attlas.storage import Atlas as Atlas
     from attlas.storage import open_atlas as open_atlas
     from attlas.storage import verify as verify
 
-__all__ = ["Atlas", "analysis", "capture", "open_atlas", "plots", "verify", "view"]
+__all__ = ["Atlas", "Edit", "analysis", "capture", "experiments", "open_atlas", "plots", "verify", "view"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Atlas": "attlas.storage",
+    "Edit": "attlas.engine.edit.edit",
     "capture": "attlas.capture.run",
     "open_atlas": "attlas.storage",
     "verify": "attlas.storage",
     "view": "attlas.server.viewer.widget",
 }
-_PACKAGES = ("analysis", "plots")
+_PACKAGES = ("analysis", "experiments", "plots")
 
 
 class _Package(ModuleType):

@@ -11,7 +11,19 @@ import attlas
 
 ROOT = Path(attlas.__file__).parent
 GROUND = ("errors", "memory", "parse", "progress", "readable", "registry")
-FLOORS = ("engine", "storage", "actors", "capture", "jobs", "analysis", "plots", "bench", "server", "cli")
+FLOORS = (
+    "engine",
+    "storage",
+    "actors",
+    "capture",
+    "jobs",
+    "analysis",
+    "experiments",
+    "plots",
+    "bench",
+    "server",
+    "cli",
+)
 """From the lowest to the highest: a floor may import those below it, and all may import GROUND."""
 MAY = {floor: {*FLOORS[:place]} for place, floor in enumerate(FLOORS)}
 MAY["plots"] |= {"bench"}  # a report is drawn

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from attlas.analysis.choosing import chosen_rows
 from attlas.analysis.statistics import statistics
 from attlas.errors import InputError
-from attlas.parse import parse_count, parse_instance
+from attlas.jobs.corpus import Corpus
+from attlas.jobs.results import answer_once
+from attlas.parse import parse_count, parse_flag, parse_instance
 from attlas.storage import Atlas
 
 __all__ = ["causal_report"]
 
 Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 LOOKS = ("first_weight", "self_weight", "previous_weight", "special_weight", "duplicate_weight", "induction_weight")
 """Statistics that tell which keys weight is on; a key may be of several."""
@@ -23,15 +28,15 @@ NEAREST = 2
 """Distances from which the decay is fitted: a token itself and the one before are roles of their own."""
 
 
-def causal_report(atlas: Atlas, *, rows: int = 64, **choices: Any) -> xr.Dataset:
+def causal_report(atlas: Atlas, *, rows: int = 64, save: bool = True, **choices: Any) -> xr.Dataset:
     """Of every layer and head: no weight ahead, weight by distance with its decay, spread by position, the sink.
 
     >>> found = attlas.analysis.causal_report(atlas, sample=60)
     >>> found.attrs["rows_that_see_ahead"], found.decay.dims, found.layer_weight.sizes["looks_at"] >= 3
     (0, ('layer', 'head'), True)
 
-    rows: query rows of each document, spread evenly, of which the spread by position is told. choices: as of
-    `statistics` (documents, layers, sample, seed ...).
+    rows: query rows of each document, spread evenly, of which the spread by position is told. save: keep the answer in
+    the atlas, where it is found the next time. choices: as of `statistics` (documents, layers, sample, seed ...).
 
     attrs: rows_that_see_ahead, the query rows whose key interval passes themselves, over all layers: 0, or this report
     is refused. weight_at_distance(layer, head, distance): mean weight of a visible cell at these distances. decay and
@@ -43,35 +48,49 @@ def causal_report(atlas: Atlas, *, rows: int = 64, **choices: Any) -> xr.Dataset
     TierError where the atlas keeps no factors.
     """
     parse_instance(atlas, "atlas", Atlas, "give what attlas.open_atlas returns")
-    rows = parse_count(rows, "rows")
-    found = statistics(atlas, **choices)
-    kind = str(found.attrs["kind"])
-    if "weight_by_distance" not in found:
-        raise InputError(f"{kind} attention has no distances: the report is of a decoder's own text")
-    layers = found["layer"].values.tolist()
-    documents = [str(document) for document in found["document"].values]
+    rows, save = parse_count(rows, "rows"), parse_flag(save, "save")
+    corpus, parameters = chosen_rows(atlas, choices)
+    if not corpus.same_axis:
+        raise InputError(f"{corpus.kind} attention has no distances: the report is of a decoder's own text")
+    ahead = sum(
+        int((stop > at + 1).sum()) for document in corpus.ids for _, at, _, stop in _intervals(atlas, document, corpus)
+    )
+    if ahead:
+        raise InputError(
+            f"{corpus.kind} attention is not causal: {ahead:,} rows see keys behind themselves; `statistics` tells of "
+            "it"
+        )
+    return answer_once(
+        atlas, "causal_report", parameters | {"rows": rows},
+        lambda: _report(atlas, corpus, rows, statistics(atlas, save=save, **choices)), save=save,
+    )  # fmt: skip
+
+
+def _intervals(atlas: Atlas, document: str, corpus: Corpus) -> Iterator[tuple[int, Places, Places, Places]]:
+    """Of each layer: its place among those chosen, the query's places, and the key intervals' starts and stops."""
+    for place, layer in enumerate(corpus.layer_labels):
+        seen = atlas.key_intervals(document, layer, corpus.kind)
+        yield place, seen["query"].values, seen.key_start.values, seen.key_stop.values
+
+
+def _report(atlas: Atlas, corpus: Corpus, rows: int, found: xr.Dataset) -> xr.Dataset:
+    """found: of `statistics`, of the same rows."""
+    layers, documents = list(corpus.layer_labels), list(corpus.ids)
     cells = np.zeros((len(layers), found.sizes["distance"]))
-    ahead, total = 0, 0
+    total = 0
     bins = found["distance"].values, found["distance_stop"].values
     for document in documents:
-        for place, layer in enumerate(layers):
-            seen = atlas.key_intervals(document, layer, kind)
-            at, start, stop = seen["query"].values, seen.key_start.values, seen.key_stop.values
-            ahead += int((stop > at + 1).sum())
+        for place, at, start, stop in _intervals(atlas, document, corpus):
             total += len(at) if not place else 0
             low, high = np.maximum(at + 1 - stop, 0), at + 1 - start  # distances that a row sees
             for i, (first, last) in enumerate(zip(*bins, strict=True)):
                 cells[place, i] += np.maximum(0, np.minimum(high, last) - np.maximum(low, first)).sum()
-    if ahead:
-        raise InputError(
-            f"{kind} attention is not causal: {ahead:,} rows see keys behind themselves; `statistics` tells of it"
-        )
     mass = found.weight_by_distance.transpose("layer", "head", "distance").values * total
     with np.errstate(invalid="ignore", divide="ignore"):
         weight = np.where(cells[:, None] > 0, mass / cells[:, None], np.nan)
     slope, fit = _decay(weight, *bins)
     looks = [name for name in LOOKS if name in found]
-    variance, position = _variance_by_position(atlas, documents, kind, layers, rows)
+    variance, position = _variance_by_position(atlas, documents, corpus.kind, layers, rows)
     return xr.Dataset(
         {
             "weight_at_distance": (
@@ -94,7 +113,7 @@ def causal_report(atlas: Atlas, *, rows: int = 64, **choices: Any) -> xr.Dataset
             "distance_stop": ("distance", bins[1]), "looks_at": [name.removesuffix("_weight") for name in looks],
             "position": position,
         },
-        found.attrs | {"question": "causal_report", "rows_that_see_ahead": ahead},
+        found.attrs | {"question": "causal_report", "rows_that_see_ahead": 0},
     )  # fmt: skip
 
 

@@ -9,11 +9,14 @@ import numpy as np
 import xarray as xr
 
 from attlas.engine.passage.selection import parse_selection
+from attlas.jobs.corpus import Corpus
+from attlas.jobs.reduction import Execution
+from attlas.jobs.survey import parse_survey
 from attlas.storage import Atlas, parse_atlas
 from attlas.storage.stores import Where
 from attlas.storage.tile import only_document
 
-__all__ = ["choose_document", "choose_labels", "token_coordinates"]
+__all__ = ["choose_document", "choose_labels", "chosen_rows", "token_coordinates"]
 
 
 def choose_document(atlas: Atlas | Where, document: str | None, kind: str | None) -> tuple[Atlas, str, str]:
@@ -25,6 +28,15 @@ def choose_document(atlas: Atlas | Where, document: str | None, kind: str | None
 def choose_labels(given: Any, name: str, have: Sequence[int], of: str) -> list[int]:
     """Those of the labels that a choice names, all where it is None; raises InputError where there is none."""
     return list(have if given is None else parse_selection(given, name, random=False).choose(have, name, of))
+
+
+def chosen_rows(atlas: Atlas, given: dict[str, Any]) -> tuple[Corpus, dict[str, Any]]:
+    """The rows that keywords of `statistics` choose, and what an answer about them depends on; how the job is carried
+    out is left out. Raises InputError."""
+    carried = Execution.__dataclass_fields__
+    choices, options = parse_survey(atlas, {name: value for name, value in given.items() if name not in carried})
+    corpus = choices.corpus(atlas)
+    return corpus, choices.parameters(corpus) | options.parameters()
 
 
 def token_coordinates(

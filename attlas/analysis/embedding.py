@@ -10,11 +10,13 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
-from attlas.analysis.head_diversity import cluster_members, head_diversity
+from attlas.analysis.choosing import chosen_rows
+from attlas.analysis.head_diversity import PAIR_ROWS, cluster_members, head_diversity
 from attlas.analysis.head_roles import head_roles, leading_role
 from attlas.analysis.statistics import statistics
 from attlas.errors import InputError, TierError
-from attlas.parse import parse_choice, parse_count, parse_seed
+from attlas.jobs.results import answer_once
+from attlas.parse import parse_choice, parse_count, parse_flag, parse_seed
 from attlas.storage import Atlas, parse_atlas
 from attlas.storage.stores import Where
 
@@ -39,6 +41,7 @@ def embed_heads(
     by: str = "distance",
     dimensions: int = 2,
     seed: int = 0,
+    save: bool = True,
     **choices: Any,
 ) -> xr.Dataset:
     """A point for every head of every layer, so that heads that attend alike lie near one another.
@@ -50,8 +53,9 @@ def embed_heads(
     by: "distance", the mean Jensen-Shannon distance of two heads' rows, on `pair_rows` of them (needs factors);
     "statistics", the Euclidean distance of their standardised statistics FEATURES. method: "pca" (of distances, which
     is classical scaling, Torgerson 1952), "mds" (metric, by SMACOF), "tsne" (van der Maaten and Hinton 2008), "umap"
-    (McInnes et al. 2018; needs attlas[umap]). dimensions: 2 or 3. seed: of rows, of the method, of permutations.
-    choices: as of `statistics`, and `pair_rows` of `head_diversity`.
+    (McInnes et al. 2018; needs attlas[umap]). dimensions: 2 or 3. seed: of rows, of the method, of permutations. save:
+    keep the answer in the atlas, where it is found the next time. choices: as of `statistics`, and `pair_rows` of
+    `head_diversity`.
 
     position(member, axis); distance(member, member_other), what was embedded; cluster(member) by average linkage on it,
     cluster_role(cluster_number), the role that leads most of its heads, "" where none does; role(member), each head's
@@ -64,16 +68,26 @@ def embed_heads(
     method = parse_choice(method, "method", tuple(METHODS))
     by = parse_choice(by, "by", ("distance", "statistics"))
     dimensions, seed = parse_count(dimensions, "dimensions", least=2), parse_seed(seed)
+    save = parse_flag(save, "save")
     if dimensions > 3:
         raise InputError(f"dimensions is {dimensions}: give 2 or 3, which can be drawn")
-    distance_PP, labels, told = (
-        _of_patterns(atlas, seed, choices) if by == "distance" else _of_statistics(atlas, seed, choices)
-    )
+    if by == "statistics" and "pair_rows" in choices:
+        raise InputError('pair_rows is of by="distance": leave it out')
+    pair_rows = parse_count(choices.get("pair_rows", PAIR_ROWS), "pair_rows")
+    _, rows = chosen_rows(atlas, {n: v for n, v in choices.items() if n != "pair_rows"} | {"seed": seed})
+    parameters = rows | {"method": method, "by": by, "dimensions": dimensions, "seed": seed, "pair_rows": pair_rows}
+    given = choices | {"save": save, "seed": seed}
+    return answer_once(atlas, "embedding", parameters, lambda: _embed(atlas, method, by, dimensions, given), save=save)
+
+
+def _embed(atlas: Atlas, method: str, by: str, dimensions: int, choices: dict[str, Any]) -> xr.Dataset:
+    distance_PP, labels, told = _of_patterns(atlas, choices) if by == "distance" else _of_statistics(atlas, choices)
+    seed = choices["seed"]
     heads, (layer_P, head_P) = len(distance_PP), np.array(labels).T
     if heads < 4:
         raise InputError(f"{atlas.name} has {heads} heads: an embedding says something of 4 and more")
     place_PX = METHODS[method](distance_PP, dimensions, seed)
-    roles = leading_role(head_roles(atlas, seed=seed, **{n: v for n, v in choices.items() if n != "pair_rows"})).ravel()
+    roles = leading_role(head_roles(atlas, **{n: v for n, v in choices.items() if n != "pair_rows"})).ravel()
     clusters, _, _ = cluster_members(distance_PP)
     numbers = np.unique(clusters)
     neighbours = min(NEIGHBOURS, (heads - 1) // 2)
@@ -102,8 +116,8 @@ def embed_heads(
     )  # fmt: skip
 
 
-def _of_patterns(atlas: Atlas, seed: int, choices: dict[str, Any]) -> tuple[Floats, list[tuple[int, int]], str]:
-    found = head_diversity(atlas, seed=seed, **choices)
+def _of_patterns(atlas: Atlas, choices: dict[str, Any]) -> tuple[Floats, list[tuple[int, int]], str]:
+    found = head_diversity(atlas, **choices)
     if "distance" not in found:
         raise TierError(
             f'{atlas.name} keeps no factors, from which patterns of heads are compared: take by="statistics", or '
@@ -115,10 +129,8 @@ def _of_patterns(atlas: Atlas, seed: int, choices: dict[str, Any]) -> tuple[Floa
     return distance_PP, labels, str(found.distance.attrs["long_name"])
 
 
-def _of_statistics(atlas: Atlas, seed: int, choices: dict[str, Any]) -> tuple[Floats, list[tuple[int, int]], str]:
-    if "pair_rows" in choices:
-        raise InputError('pair_rows is of by="distance": leave it out')
-    found = statistics(atlas, seed=seed, **choices)
+def _of_statistics(atlas: Atlas, choices: dict[str, Any]) -> tuple[Floats, list[tuple[int, int]], str]:
+    found = statistics(atlas, **choices)
     columns = {name: found[name].values.ravel() for name in FEATURES if name in found and found[name].ndim == 2}
     used = {name: values for name, values in columns.items() if np.isfinite(values).all() and values.std() > 0}
     features_PF = np.stack([(values - values.mean()) / values.std() for values in used.values()], axis=1)

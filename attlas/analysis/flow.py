@@ -12,7 +12,8 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from attlas.analysis.choosing import choose_document, choose_labels, token_coordinates
 from attlas.errors import InputError
-from attlas.parse import parse_fraction
+from attlas.jobs.results import answer_once
+from attlas.parse import parse_flag, parse_fraction
 from attlas.storage import Atlas
 from attlas.storage.stores import Where
 
@@ -35,6 +36,7 @@ def flow(
     layers: Any = None,
     residual: float = 0.5,
     kind: str | None = None,
+    save: bool = True,
 ) -> xr.Dataset:
     """The largest flow from a token of the input to one above the layers (Abnar and Zuidema 2020, arXiv 2005.00928).
 
@@ -46,12 +48,13 @@ def flow(
     Tokens after each layer are nodes; the mean over heads, (1 - residual) A + residual I, are capacities. queries,
     keys: positions, as `parse_selection` reads them; the last query and all keys unless told. layers: a range of them,
     all by default. flow(query, key), float64: from the key's token below the first layer to the query's above the last.
+    save: keep the answer in the atlas, where it is found the next time.
     flow_bound(query, key): by how much the true flow may be above, as capacities are rounded down to 1 / UNIT. A flow
     is bound by the narrowest layer alone, and rows do not sum to one: it says what could pass, not what did.
     Raises InputError for cross attention and where the layer graph has more than MOST_EDGES edges; TierError.
     """
     atlas, document, kind = choose_document(atlas, document, kind)
-    residual = parse_fraction(residual, "residual")
+    residual, save = parse_fraction(residual, "residual"), parse_flag(save, "save")
     attention = atlas.attention(document, kind)
     have: list[int] = attention["layer"].values.tolist()
     chosen = choose_labels(layers, "layers", have, "the atlas")
@@ -68,6 +71,18 @@ def flow(
     query_Q, key_K = (
         choose_labels(one, name, places, "the document") for one, name in ((queries, "queries"), (keys, "keys"))
     )
+    parameters = {
+        "document": document, "kind": kind, "layers": chosen, "residual": residual, "queries": query_Q, "keys": key_K,
+    }  # fmt: skip
+    return answer_once(
+        atlas, "flow", parameters, lambda: _answer(attention, chosen, residual, query_Q, key_K), save=save
+    )
+
+
+def _answer(
+    attention: xr.DataArray, chosen: list[int], residual: float, query_Q: list[int], key_K: list[int]
+) -> xr.Dataset:
+    tokens = attention.sizes["key"]
     a_LNN = [_capacities(attention.sel(layer=layer), residual) for layer in chosen]
     graph = _layer_graph(a_LNN)
     found_QK, bound_QK = np.zeros((len(query_Q), len(key_K))), np.zeros((len(query_Q), len(key_K)))
@@ -84,8 +99,8 @@ def flow(
         },
         coordinates,
         {
-            "question": "flow", "document_id": document, "kind": kind, "layers": list(chosen), "residual": residual,
-            "source": "Abnar and Zuidema 2020",
+            "question": "flow", "document_id": attention.attrs["document_id"], "kind": attention.attrs["kind"],
+            "layers": list(chosen), "residual": residual, "source": "Abnar and Zuidema 2020",
         },
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.analysis.choosing import choose_document
+from attlas.analysis.mean_map import mean_blocks
 from attlas.errors import InputError
 from attlas.parse import parse_count, parse_fraction, parse_instance, parse_output, refuse
 from attlas.storage import Atlas
@@ -23,8 +24,6 @@ __all__ = ["graph", "graph_of", "write_graph"]
 
 Floats = NDArray[np.float64]
 
-BLOCK_BYTES = 32 * 2**20
-"""Weights that are held at a time, in float64."""
 MOST_EDGES = 4_000_000
 """Edges that a graph may have: about 2 GB in networkx."""
 
@@ -150,7 +149,7 @@ def _graph(attention: xr.DataArray, rule: EdgeRule, *, crosses: bool) -> nx.DiGr
     made.add_nodes_from(_nodes(attention, "key", name_of_key))
     if crosses:
         made.add_nodes_from(_nodes(attention, "query", name_of_query))
-    for begin, a_QK in _blocks(attention):
+    for begin, a_QK in mean_blocks(attention, np.float64):
         row_E, column_E = rule.edges(a_QK)
         if made.number_of_edges() + len(row_E) > MOST_EDGES:
             raise InputError(
@@ -164,18 +163,6 @@ def _graph(attention: xr.DataArray, rule: EdgeRule, *, crosses: bool) -> nx.DiGr
             )
         )
     return made
-
-
-def _blocks(attention: xr.DataArray) -> Iterator[tuple[int, Floats]]:
-    """First row, and the mean over heads of a block of rows, float64."""
-    heads, queries, keys = (attention.sizes[dim] for dim in ("head", "query", "key"))
-    step = max(1, BLOCK_BYTES // (8 * max(keys, 1)))
-    for begin in range(0, queries, step):
-        rows = attention.isel(query=slice(begin, begin + step))
-        total_QK = np.zeros((rows.sizes["query"], keys))
-        for head in range(heads):
-            total_QK += rows.isel(head=head).transpose("query", "key").values
-        yield begin, total_QK / heads
 
 
 def _nodes(attention: xr.DataArray, dim: str, names: dict[int, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.analysis.choosing import choose_document
+from attlas.analysis.mean_map import BLOCK_BYTES, mean_blocks
 from attlas.errors import InputError
 from attlas.parse import parse_choice, parse_count, parse_instance, refuse
 from attlas.storage import Atlas
@@ -19,9 +19,6 @@ from attlas.storage.tile import chosen_places, existing_label
 __all__ = ["overview", "shrink", "thumbnails"]
 
 Floats = NDArray[np.float32]
-
-BLOCK_BYTES = 32 * 2**20
-"""Weights that are held at a time, float32."""
 
 
 def overview(
@@ -136,7 +133,9 @@ def _shrink(attention: xr.DataArray, seen: xr.Dataset | None, cells: int, pool: 
     queries, keys = attention.sizes["query"], attention.sizes["key"]
     block_Q, block_K = max(1, -(-queries // cells)), max(1, -(-keys // cells))
     small_QK = np.empty((-(-queries // block_Q), -(-keys // block_K)), np.float32)
-    for begin, a_QK in _blocks(attention, block_Q):
+    if block_Q * keys * 4 > 16 * BLOCK_BYTES:
+        raise InputError(f"{block_Q:,} rows of {keys:,} keys make one block: ask for more cells")
+    for begin, a_QK in mean_blocks(attention, np.float32, multiple=block_Q):
         masked = np.isnan(a_QK)
         if masked.any():
             a_QK = np.nan_to_num(a_QK).astype(np.float32)
@@ -164,20 +163,6 @@ def _shrink(attention: xr.DataArray, seen: xr.Dataset | None, cells: int, pool: 
             "block_queries": block_Q, "block_keys": block_K, "pool": pool, "queries": queries, "keys": keys,
         },
     )  # fmt: skip
-
-
-def _blocks(attention: xr.DataArray, multiple: int) -> Iterator[tuple[int, Floats]]:
-    """First row, and the mean over heads, of blocks of rows; all but the last hold a multiple of so many rows."""
-    heads, queries, keys = (attention.sizes[dim] for dim in ("head", "query", "key"))
-    step = max(1, BLOCK_BYTES // (4 * max(keys, 1) * multiple)) * multiple
-    if multiple * keys * 4 > 16 * BLOCK_BYTES:
-        raise InputError(f"{multiple:,} rows of {keys:,} keys make one block: ask for more cells")
-    for begin in range(0, queries, step):
-        rows = attention.isel(query=slice(begin, begin + step))
-        total_QK: Floats = rows.isel(head=0).values
-        for head in range(1, heads):
-            total_QK = total_QK + rows.isel(head=head).values
-        yield begin, total_QK * np.float32(1 / heads)
 
 
 def _pooled(reduce: np.ufunc, a_QK: NDArray[Any], block_Q: int, block_K: int) -> NDArray[Any]:

@@ -11,7 +11,8 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from attlas.analysis.choosing import choose_document
 from attlas.errors import InputError
-from attlas.parse import parse_share, refuse
+from attlas.jobs.results import answer_once
+from attlas.parse import parse_flag, parse_share, refuse
 from attlas.storage import Atlas
 from attlas.storage.operator import AttentionOperator
 from attlas.storage.stores import Where
@@ -34,6 +35,7 @@ def pagerank(
     head: int | str = "mean",
     kind: str | None = None,
     damping: float = 0.85,
+    save: bool = True,
 ) -> xr.Dataset:
     """PageRank (Page et al. 1999) and eigenvector centrality (Bonacich 1972) of every token, every weight an edge.
 
@@ -43,6 +45,7 @@ def pagerank(
 
     document: may be left out where the atlas holds one. layer, head: the model's indices, negative from the end; "mean"
     of all heads. kind: of its kinds, the first by default. damping: share of the walk that follows the weights.
+    save: keep the answer in the atlas, where it is found the next time.
 
     pagerank(token): where a walk from query to key, each row scaled to sum 1, is found. eigenvector(token): the leading
     eigenvector of (A + A.T) / 2, of length 1. The same as `centrality` of a graph of all edges, without the graph: each
@@ -50,7 +53,7 @@ def pagerank(
     Raises InputError for cross attention and chosen query rows; DocumentMissingError, TierError.
     """
     atlas, document, kind = choose_document(atlas, document, kind)
-    damping = parse_share(damping, "damping")
+    damping, save = parse_share(damping, "damping"), parse_flag(save, "save")
     attention = atlas.attention(document, kind)
     layer = existing_label(attention, "layer", layer)
     if isinstance(head, str) and head != "mean":
@@ -59,19 +62,27 @@ def pagerank(
     operator = atlas.operator(document, layer, kind)
     if kind == "cross" or operator.shape[0] != operator.shape[1]:
         raise InputError(f"{kind} attention of {document!r} is no map of tokens to themselves, which this needs")
-    rank, rounds = _rank(operator, chosen, damping)
+    about = {"document": document, "kind": kind, "layer": layer, "head": str(chosen), "damping": damping}
+    tokens = attention["key_token"].values.astype(str)
+
+    def answer() -> xr.Dataset:
+        found = _answer(operator, chosen, damping, tokens)
+        return found.assign_attrs(question="pagerank", model=str(atlas.model.get("name")), **about)
+
+    return answer_once(atlas, "pagerank", about, answer, save=save)
+
+
+def _answer(operator: AttentionOperator, head: Any, damping: float, tokens: NDArray[np.str_]) -> xr.Dataset:
+    rank, rounds = _rank(operator, head, damping)
     return xr.Dataset(
         {
             "pagerank": ("token", rank, {"long_name": "PageRank from query to key", "units": "1"}),
             "eigenvector": (
-                "token", _leading(operator, chosen), {"long_name": "leading eigenvector of (A + A.T) / 2", "units": "1"}
+                "token", _leading(operator, head), {"long_name": "leading eigenvector of (A + A.T) / 2", "units": "1"}
             ),
         },
-        {"token": np.arange(len(rank)), "text": ("token", attention["key_token"].values.astype(str))},
-        {
-            "question": "pagerank", "model": str(atlas.model.get("name")), "document": document, "kind": kind,
-            "layer": layer, "head": str(chosen), "damping": damping, "rounds": rounds,
-        },
+        {"token": np.arange(len(rank)), "text": ("token", tokens)},
+        {"rounds": rounds},
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from attlas.analysis.choosing import choose_document, choose_labels, token_coordinates
 from attlas.analysis.words import runs, sentences_of
 from attlas.errors import InputError
-from attlas.jobs.results import find_result, keep_result
+from attlas.jobs.results import answer_once
 from attlas.parse import parse_choice, parse_flag
 from attlas.storage import Atlas
 from attlas.storage.stores import Where
@@ -59,9 +59,14 @@ def received(
     attention = atlas.attention(document, kind)
     chosen = choose_labels(layers, "layers", attention["layer"].values.tolist(), "the atlas")
     parameters = {"document": document, "kind": kind, "layers": chosen, "by": by}
-    kept = find_result(atlas, "received", parameters)
-    if kept is not None:
-        return kept
+    return answer_once(
+        atlas, "received", parameters, lambda: _received(atlas, document, kind, attention, chosen, by), save=save
+    )
+
+
+def _received(
+    atlas: Atlas, document: str, kind: str, attention: xr.DataArray, chosen: list[int], by: str
+) -> xr.Dataset:
     starts_U, counts_U = runs(_unit_of_key(attention, by))
     stops_U = starts_U + counts_U
     received_LHU = np.empty((len(chosen), attention.sizes["head"], len(starts_U)), dtype=np.float32)
@@ -75,7 +80,7 @@ def received(
     dim = "key" if by == "token" else by
     definition = f"sum over queries of the weight on the {dim}, over the number of queries that may see any of it"
     attributes = {"long_name": "attention received", "units": "1", "definition": definition}
-    answer = xr.Dataset(
+    return xr.Dataset(
         {
             "received": (("layer", "head", dim), received_LHU, attributes),
             "seen": (("layer", dim), seen_LU, {"long_name": f"queries that may see any of the {dim}", "units": "1"}),
@@ -89,7 +94,6 @@ def received(
             "model": str(atlas.model.get("name")), "queries": attention.sizes["query"],
         },
     )  # fmt: skip
-    return keep_result(atlas, "received", parameters, answer) if save else answer
 
 
 def _seen(start_Q: Indices, stop_Q: Indices, first_U: Indices, after_U: Indices) -> Indices:

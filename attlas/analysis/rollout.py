@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attlas.analysis.choosing import choose_document, choose_labels, token_coordinates
 from attlas.engine.kernels.discard import Discard
 from attlas.errors import InputError
-from attlas.jobs.results import find_result, keep_result
+from attlas.jobs.results import answer_once
 from attlas.parse import parse_flag, parse_fraction, refuse
 from attlas.storage import Atlas
 from attlas.storage.operator import AttentionOperator
@@ -84,30 +84,25 @@ def rollout(
         "document": document, "kind": kind, "layers": chosen, "residual": residual, "discard": dropped.share,
         "threshold": dropped.threshold, "queries": _told(query_C, rows), "keys": _told(key_C, columns),
     }  # fmt: skip
-    kept = find_result(atlas, "rollout", parameters)
-    if kept is not None:
-        return kept
-    if len(query_C) * columns <= len(key_C) * rows:
-        values = np.concatenate([stack.rows(part)[:, key_C] for part in _parts(query_C, rows + columns)])
-    else:
-        values = np.concatenate([stack.columns(part)[query_C] for part in _parts(key_C, rows + columns)], axis=1)
     definition = "product over layers of (1 - residual) A + residual I, A the mean over heads, rows scaled to sum 1"
-    answer = xr.Dataset(
-        {
-            "rollout": (
-                ("query", "key"), values, {"long_name": "attention rollout", "units": "1", "definition": definition}
-            )
-        },
-        {
-            **token_coordinates(attention, "query", at=query_C), **token_coordinates(attention, "key", at=key_C)
-        },
-        {
-            "question": "rollout", "document_id": document, "kind": kind, "layers": chosen, "residual": residual,
-            "discard": dropped.share, "threshold": dropped.threshold, "model": str(atlas.model.get("name")),
-            "source": "Abnar and Zuidema 2020",
-        },
-    )  # fmt: skip
-    return keep_result(atlas, "rollout", parameters, answer) if save else answer
+
+    def answer() -> xr.Dataset:
+        if len(query_C) * columns <= len(key_C) * rows:
+            values = np.concatenate([stack.rows(part)[:, key_C] for part in _parts(query_C, rows + columns)])
+        else:
+            values = np.concatenate([stack.columns(part)[query_C] for part in _parts(key_C, rows + columns)], axis=1)
+        told = {"long_name": "attention rollout", "units": "1", "definition": definition}
+        return xr.Dataset(
+            {"rollout": (("query", "key"), values, told)},
+            {**token_coordinates(attention, "query", at=query_C), **token_coordinates(attention, "key", at=key_C)},
+            {
+                "question": "rollout", "document_id": document, "kind": kind, "layers": chosen, "residual": residual,
+                "discard": dropped.share, "threshold": dropped.threshold, "model": str(atlas.model.get("name")),
+                "source": "Abnar and Zuidema 2020",
+            },
+        )  # fmt: skip
+
+    return answer_once(atlas, "rollout", parameters, answer, save=save)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -14,7 +14,7 @@ import re
 import time
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +30,7 @@ from attlas.jobs.kept_files import CheckedStore, NotingStore, is_signed, signed
 from attlas.storage import Atlas, parse_atlas
 from attlas.storage.stores import Where
 
-__all__ = ["REVISION", "STALE", "find_result", "keep_result", "saved_results"]
+__all__ = ["REVISION", "STALE", "answer_once", "find_result", "keep_result", "saved_results"]
 
 FOLDER = "analysis"
 QUESTION = re.compile(r"[^.]+-[0-9a-f]{16}")
@@ -42,6 +42,17 @@ REVISION = 3
 
 STALE = 3600.0
 """Seconds after which a place that no question names is nobody's: its writer was stopped, or another was quicker."""
+
+
+def answer_once(
+    atlas: Atlas, question: str, parameters: Mapping[str, Any], answer: Callable[[], xr.Dataset], *, save: bool
+) -> xr.Dataset:
+    """The kept answer, else what `answer` gives, which is kept then where `save` says so."""
+    kept = find_result(atlas, question, parameters)
+    if kept is not None:
+        return kept
+    made = answer()
+    return keep_result(atlas, question, parameters, made) if save else made
 
 
 def find_result(atlas: Atlas, question: str, parameters: Mapping[str, Any]) -> xr.Dataset | None:

@@ -105,7 +105,7 @@ class Handle:
 
     def head_places(self, head: Any) -> tuple[int, ...]:
         """Where a head lies in the store, or every head for "mean"; raises InputError."""
-        if head == "mean":
+        if isinstance(head, str) and head == "mean":
             return tuple(range(len(self.heads)))
         return (self._place(head, "head", self.heads),)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import attlas
 from attlas import analysis
 from attlas.analysis import graph as graph_function
+from attlas.analysis import mean_map
 from attlas.analysis.leading_heads import induction_leader
 from attlas.errors import InputError
 from attlas.storage import AtlasWriter
@@ -42,7 +43,7 @@ def edges_of(found: nx.DiGraph) -> dict[tuple[Any, Any], float]:
 def test_edges_are_those_of_the_dense_weights_whatever_the_blocks(
     made: tuple[attlas.Atlas, NDArray[np.float64]], monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setitem(graph_function.__globals__, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(mean_map, "BLOCK_BYTES", block_bytes)
     atlas, a_LHQK = made
     layer = atlas.layers("self").index(atlas.layers("self")[-1])
     for head, a_QK in (("mean", a_LHQK[layer].mean(axis=0)), (1, a_LHQK[layer, 1])):

@@ -13,7 +13,7 @@ import numpy as np
 
 import attlas
 import attlas.storage
-from attlas import analysis, parse, plots
+from attlas import analysis, experiments, parse, plots
 from attlas.actors.layout import Layout
 from attlas.engine.model.source import ModelSource
 from attlas.engine.passage.budget import Budget
@@ -27,7 +27,7 @@ from attlas.storage.tile import choose_tile
 
 __all__ = ["CALLBACKS", "INNER", "SLOW", "Door", "public_doors", "public_names"]
 
-MODULES = (attlas, analysis, plots, attlas.storage)
+MODULES = (attlas, analysis, experiments, plots, attlas.storage)
 OPTION_VALUES = (ModelSource, Rows, Budget, Layout)
 INNER = {
     "AtlasSpec", "AtlasWriter", "Check", "PackWriter", "VerifyReport", "stored_spans", "Explanation", "store_bytes",
@@ -96,6 +96,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "layer": 0, "head": 0, "given": "0", "field": "layers", "kind": "self", "path": folder / "a",
         "store": folder / "never.zarr", "key": "a", "axis": "text", "name": "entropy",
         "graph": graph, "x": np.ones(weights.sizes["key"]), "weights": weights, "made": graph, "top": 2,
+        "do": "zero", "edits": attlas.Edit(do="zero", layer=1),
     }  # fmt: skip
     span = weights.isel(query=slice(20, 30), key=slice(10, 20))
     layers = analysis.overview(atlas, "a", layer=None, cells=20)
@@ -114,7 +115,9 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         if short in INNER or function in seen:
             continue
         seen.add(function)
-        if inspect.isclass(function):
+        if function is attlas.Edit:
+            yield _door("Edit", function, good)
+        elif inspect.isclass(function):
             if function is AttentionOperator:
                 for method in ("apply", "apply_transposed", "row_sums"):
                     yield _door(f"{short}.{method}", getattr(atlas.operator("a", 0), method), good)
@@ -179,6 +182,10 @@ def _door(
 
 def _further(name: str) -> list[str]:
     """The names of `**choices` and `**options`."""
+    if name == "Atlas.view":
+        return [one for one in inspect.signature(attlas.view).parameters if one not in {"atlas", "document"}]
+    if name == "run":
+        return ["ids", "tokenizer", "dtype", "device", "revision", "max_tokens", "extrapolate"]
     if name == "probe_heads":
         known = inspect.signature(attlas.capture).parameters
         return [one for one in known if one not in {"model", "texts", "store", "ids", "seed"}]

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModel, AutoModelForCausalLM
 
 import attlas
 from attlas.engine.kernels import door
@@ -76,6 +77,28 @@ def test_equal_to_the_models_eager_attention(family: Family) -> None:
                 near(operator.apply_transposed(y), a_HNM.transpose(0, 2, 1) @ y, bound)
                 near(operator.apply_transposed(y, "mean"), a_HNM.mean(axis=0).T @ y, bound)
                 near(operator.row_sums(), a_HNM.sum(axis=2), bound)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["smollm2", "minilm"])
+def test_equal_to_the_eager_attention_of_a_real_model(name: str, request: pytest.FixtureRequest) -> None:
+    """Every layer of the two real models, 200 tokens and more."""
+    folder = str(request.getfixturevalue(name))
+    atlas = attlas.capture(folder, [TEXTS[0] * 18], f"memory://operator-{name}", ids=["a"], overwrite=True)
+    load = AutoModelForCausalLM if name == "smollm2" else AutoModel
+    model = load.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    ids = torch.from_numpy(atlas.attention("a")["key_token_id"].values[None].astype(np.int64))
+    with torch.no_grad():
+        layers = model(ids, output_attentions=True).attentions
+    assert ids.shape[1] > 200
+    assert len(layers) == len(atlas.layers("self"))
+    x = draw(ids.shape[1], 3)
+    for layer, a in enumerate(layers):
+        a_HNN, operator = a[0].double().numpy(), atlas.operator("a", layer)
+        near(operator.apply(x), a_HNN @ x)
+        near(operator.apply(x, "mean"), a_HNN.mean(axis=0) @ x)
+        near(operator.apply_transposed(x), a_HNN.transpose(0, 2, 1) @ x)
+        near(operator.apply_transposed(x, "mean"), a_HNN.mean(axis=0).T @ x)
 
 
 @pytest.mark.parametrize("keep", ["factors", "maps"])

@@ -24,7 +24,7 @@ from attlas.engine.kernels.discard import Discard
 from attlas.engine.kernels.measure import TILE_BYTES
 from attlas.engine.kernels.problem import Problem
 from attlas.engine.kernels.reference import plan_rows
-from attlas.engine.kernels.threads import spread
+from attlas.engine.kernels.threads import available, spread
 
 __all__ = ["apply", "apply_transposed"]
 
@@ -32,8 +32,8 @@ Floats = NDArray[np.float32]
 Block = tuple[slice, slice, torch.Tensor]
 """Rows, keys, and their weights: (H, Q, K), or (Q, K) the sum over heads."""
 
-TALL_KEYS = 512
-"""Keys of one task of A.T @ X at most, so that there are enough for all threads."""
+LEAST_KEYS, TASKS = 512, 4
+"""Keys of one task of A.T @ X at least, since each goes through all rows anew; tasks a thread, which cost unlike."""
 
 SMALL_CELLS = 2**17
 
@@ -92,7 +92,7 @@ def apply_transposed(
     heads, keys, columns = problem.heads, problem.keys, x.shape[-1]
     out = x.new_zeros((keys, columns) if mean else (heads, keys, columns))
     tiles, lse2_HN, pooled = Tiles.of(problem, tile_bytes), _base_two(lse_HN), mean and x.ndim == 2
-    width = min(tiles.plan.keys, TALL_KEYS)
+    width = keys if available() == 1 else max(LEAST_KEYS, -(-keys // (TASKS * available())))
     parts = [(key, min(key + width, keys)) for key in range(0, keys, width)]
 
     def part(number: int) -> None:

@@ -17,7 +17,7 @@ from attlas.engine.kernels.problem import Problem
 from attlas.engine.kernels.row_statistics import STATISTICS
 from attlas.engine.kernels.row_tile import RowTile
 
-__all__ = ["attend", "plan_rows", "row_statistics", "weights"]
+__all__ = ["attend", "plan_rows", "row_statistics", "scores", "weights"]
 
 Indices = NDArray[np.int64]
 
@@ -50,6 +50,18 @@ def weights(
         visible_NM = _visible(start_N, stop_N, key_M[part], problem.device)
         s_HNM[:, :, part].masked_fill_(~visible_NM, -torch.inf)
     return torch.exp(s_HNM, out=s_HNM if out is None else out)
+
+
+def scores(
+    problem: Problem, *, key_M: Indices | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores s_HNM, in nats, -inf outside the key interval, and which cells are inside (N, M). key_M: as `weights`."""
+    key_M = np.arange(problem.keys) if key_M is None else key_M
+    own_N = problem.tokens.own_N
+    offset_NM = None if own_N is None else _offsets(problem.rule, own_N, key_M, problem.device)
+    s_HNM = _scores(problem.q_HND, problem.k_GMD, problem.rule, offset_NM, dtype)
+    visible_NM = _visible(problem.start_N, problem.stop_N, key_M, problem.device)
+    return s_HNM.masked_fill_(~visible_NM, -torch.inf), visible_NM
 
 
 def row_statistics(problem: Problem, measure: Measure, *, dtype: torch.dtype = torch.float32) -> RowStatistics:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["alone", "spread"]
+__all__ = ["alone", "available", "spread"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,11 @@ def alone(task: Callable[[], T]) -> T:
     return _pool().submit(_in_mode, torch.is_inference_mode_enabled(), task).result()
 
 
+def available() -> int:
+    """Threads over which `spread` would spread here."""
+    return 1 if _is_alone() else torch.get_num_threads()
+
+
 def spread(task: Callable[[int], None], costs: Sequence[int], *, small: int = 0) -> None:
     """Run task(0), task(1), ... on as many threads as torch has in the caller, those that cost most first.
 
@@ -51,7 +56,7 @@ def spread(task: Callable[[int], None], costs: Sequence[int], *, small: int = 0)
                 return
             task(i)
 
-    threads = 1 if _is_alone() or sum(costs) <= small else min(torch.get_num_threads(), len(costs))
+    threads = 1 if sum(costs) <= small else min(available(), len(costs))
     if threads == 1:
         alone(work)
         return

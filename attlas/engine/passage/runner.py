@@ -79,13 +79,13 @@ class ShardRunner:
     def open(
         self,
         passage: Passage,
-        sink: Sink,
+        sink: Sink | None,
         *,
         finish: bool,
         listeners: Sequence[Listener] = (),
         grad: bool = False,
     ) -> PassageRun:
-        """Begin a passage, whose chunks are then run one by one, in order.
+        """Begin a passage, whose chunks are then run one by one, in order. sink: None where nothing is recorded.
 
         finish: run on behind the last kept layer, which a shard must that has another behind it. listeners: stand
         inside of the recording, which sees the calls before them and the outputs after them. grad: autograd is on.
@@ -110,21 +110,23 @@ class PassageRun:
         self,
         runner: ShardRunner,
         passage: Passage,
-        sink: Sink,
+        sink: Sink | None,
         finish: bool,
         listeners: tuple[Listener, ...],
         grad: bool,
     ) -> None:
         self.runner, self.passage, self.grad = runner, passage, grad
         self.calls = _PassageCalls(runner, passage, finish)
-        self.record = Record(
-            sink,
-            recording=runner.recording,
-            kinds=runner.kinds,
-            document_ids=runner.document_ids,
-            tile_bytes=runner.tile_bytes,
-        )
-        self.listeners = (self.calls, self.record, *listeners)
+        self.listeners: tuple[Listener, ...] = (self.calls, *listeners)
+        if sink is not None:
+            record = Record(
+                sink,
+                recording=runner.recording,
+                kinds=runner.kinds,
+                document_ids=runner.document_ids,
+                tile_bytes=runner.tile_bytes,
+            )
+            self.listeners = (self.calls, record, *listeners)
 
     def step(self, index: int, state: State | None = None) -> Any:
         """Run one chunk; returns what the next shard needs, or the model's output, or None where nothing goes on.

@@ -162,7 +162,7 @@ def view(
         layer = handle.layers[handle.layer_place(layer)]
     if head is not None:
         handle.head_places(head)
-        head = "mean" if head == "mean" else int(head)
+        head = "mean" if isinstance(head, str) else int(head)
     if row is not None and column is not None:
         raise InputError("row and column are both given: lock one of them")
     return Viewer(
