@@ -95,7 +95,7 @@ def main(model: str, folder: Path) -> None:
         with sync_playwright() as playwright:
             browser: Any = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
             for name, hash, theme, act in SHOTS:
-                page = browser.new_page(viewport=SIZE, color_scheme=theme)  # type: ignore[arg-type]
+                page = browser.new_page(viewport=SIZE, color_scheme=theme)
                 page.goto(f"{url}#{hash}")
                 page.wait_for_selector(OPEN, timeout=60_000)
                 page.wait_for_selector(".att-grid[data-thumbnails='270']", timeout=60_000)
