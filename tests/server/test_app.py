@@ -202,7 +202,7 @@ def test_who_goes_away_has_cancelled(session: Session, monkeypatch: pytest.Monke
 
     def waiting(asked: Any) -> Answer:
         waits.set()
-        for _ in range(500):
+        for _ in range(2000):
             if not asked.wanted():
                 cancelled.set()
                 break
@@ -211,10 +211,10 @@ def test_who_goes_away_has_cancelled(session: Session, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Op, "__call__", lambda self, asked, arguments: waiting(asked))
     with listening(create_app(session, token=None)) as url:
-        with httpx.Client(timeout=0.2) as client, pytest.raises(httpx.ReadTimeout):
+        with httpx.Client(timeout=1) as client, pytest.raises(httpx.ReadTimeout):
             client.post(f"{url}/v1/ask", json={"id": 5, "op": "info"})
-        assert waits.is_set()
-        assert cancelled.wait(3)
+        assert waits.wait(10)
+        assert cancelled.wait(10)
 
 
 def test_a_body_beyond_the_limit_is_refused(client: TestClient) -> None:

@@ -28,7 +28,7 @@ IDS = {"atlas": "a", "document": "one", "kind": "self", "layer": 1, "head": "0",
        "query": 9, "key": 3, "path": "zarr.json"}  # fmt: skip
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 EXAMPLES = 6
-MOST_ANSWERED = 15
+LEAST_ANSWERED = 15
 """Operations of which some question is to be answered, and not all refused."""
 
 
@@ -72,4 +72,4 @@ def test_no_question_is_answered_as_is_not_documented(api: schemathesis.BaseSche
             ask()
     if mode is GenerationMode.POSITIVE:
         answered = {label for label, status in tried if status < 300}
-        assert len(answered) >= MOST_ANSWERED, sorted(tried)
+        assert len(answered) >= LEAST_ANSWERED, sorted(tried)
