@@ -76,7 +76,7 @@ def find_result(atlas: Atlas, question: str, parameters: Mapping[str, Any]) -> x
             f"the answer that {atlas.name} keeps is damaged, and is computed again: {first_line(error)}", stacklevel=2
         )
         return None
-    return answer.assign_attrs(reused="yes", kept=published["place"])
+    return _as_made(answer).assign_attrs(reused="yes", kept=published["place"])
 
 
 def keep_result(atlas: Atlas, question: str, parameters: Mapping[str, Any], result: xr.Dataset) -> xr.Dataset:
@@ -198,10 +198,20 @@ def _path(atlas: Atlas, question: str, parameters: Mapping[str, Any]) -> str:
 
 def _writable(result: xr.Dataset) -> xr.Dataset:
     """Text as objects, which Zarr keeps at any length; booleans as they are."""
+    return _texts_as(result, "UT", lambda texts: texts.astype(object))
+
+
+def _as_made(kept: xr.Dataset) -> xr.Dataset:
+    """Text of the width it needs, as it was computed: what is read has a type that `astype(str)` refuses."""
+    return _texts_as(kept, "T", lambda texts: np.asarray(texts.tolist(), dtype=np.str_).reshape(texts.shape))
+
+
+def _texts_as(data: xr.Dataset, kinds: str, convert: Callable[[np.ndarray], np.ndarray]) -> xr.Dataset:
     texts = {
-        name: variable.astype(object) for name, variable in result.variables.items() if variable.dtype.kind in "UT"
+        name: (variable.dims, convert(np.asarray(variable.values)), variable.attrs)
+        for name, variable in data.variables.items()
+        if variable.dtype.kind in kinds
     }
-    coords = {name: (v.dims, np.asarray(v.values), v.attrs) for name, v in texts.items()}
-    return result.assign_coords({n: v for n, v in coords.items() if n in result.coords}).assign(
-        {n: v for n, v in coords.items() if n not in result.coords}
+    return data.assign_coords({n: v for n, v in texts.items() if n in data.coords}).assign(
+        {n: v for n, v in texts.items() if n not in data.coords}
     )

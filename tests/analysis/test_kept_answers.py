@@ -37,6 +37,8 @@ def test_an_answer_is_found_the_next_time(atlas: attlas.Atlas, question: str) ->
     first, again = ask(atlas), ask(atlas)
     assert (first.attrs.get("reused"), again.attrs["reused"]) == (None, "yes")
     xr.testing.assert_equal(unkept.drop_attrs(), again.drop_attrs())
+    for name, variable in unkept.variables.items():
+        assert variable.dtype.kind == again.variables[name].dtype.kind, name
     for name, value in unkept.attrs.items():
         assert again.attrs[name] == (pytest.approx(value, nan_ok=True) if isinstance(value, float) else value)
 
