@@ -20,6 +20,7 @@ from attlas.progress import Progress
 from attlas.server.questions import weights
 from attlas.server.session import Session
 from attlas.storage import AtlasWriter
+from attlas.storage.commits import Records
 from attlas.storage.overview import find_overview
 from tests.families import BY_NAME, build_model
 from tests.server.asking import asked
@@ -153,6 +154,21 @@ def test_it_falls_with_the_pack_it_was_made_of(store: Path) -> None:
     assert len(new) == 4
     assert attlas.verify(store).passed
     assert not any(check.notes for check in attlas.verify(store).checks)
+
+
+def test_it_falls_with_the_record_of_its_own_pack_alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_overviews(store, ["doc-0", "doc-1"])
+    atlas = attlas.open_atlas(store)
+    first, second = (int(atlas.column("documents/pack")[i]) for i in (0, 1))
+    assert first != second
+    digest = Records.digest
+
+    def changed(records: Records, packs: Any) -> str:
+        return digest(records, packs) + (" again" if packs[first] else "")
+
+    monkeypatch.setattr(Records, "digest", changed)
+    assert find_overview(atlas, "doc-0", "self") is None
+    assert find_overview(atlas, "doc-1", "self") is not None
 
 
 def test_a_damaged_one_is_left_out(store: Path) -> None:

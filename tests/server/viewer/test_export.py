@@ -29,7 +29,8 @@ DATA = re.compile(r'<script type="application/json" id="carried">(.*?)</script>'
 
 @pytest.fixture(scope="module")
 def atlas() -> attlas.Atlas:
-    return attlas.capture("demo", [EVIL, "short one"], "memory://export", ids=["evil", "b"], overwrite=True)
+    texts = {"evil": EVIL, "b": "short one", "long": EVIL * 5}
+    return attlas.capture("demo", texts, "memory://export", overwrite=True)
 
 
 def carried(text: str) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def test_wrong_places(atlas: attlas.Atlas, tmp_path: Path) -> None:
         export_page(atlas, tmp_path / "a.htm", document="b")
     with pytest.raises(DocumentMissingError):
         export_page(atlas, tmp_path / "a.html", document="c")
-    with pytest.raises(InputError, match="holds 2 documents"):
+    with pytest.raises(InputError, match="holds 3 documents"):
         export_page(atlas, tmp_path / "a.html")
 
 
@@ -205,6 +206,27 @@ def test_it_opens_from_a_disk_and_answers_as_the_session_does(
         assert ("thumbnail alone in this file: export it again with --head 2.0" in reply["error"]["message"]) == (
             args["layer"] == 2
         )
+    context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("pool", ["max", "mass"])
+def test_its_coarse_tiles_are_the_session_s(atlas: attlas.Atlas, tmp_path: Path, browser: Any, pool: str) -> None:
+    """Blocks of 2 x 2 weights, ragged at the end, in every format."""
+    export_page(atlas, tmp_path / "long.html", heads="1.0", document="long")
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto(f"file://{tmp_path}/long.html")
+    page.wait_for_selector(OPEN)
+    args = {"layer": 1, "head": 0, "level": 1, "pool": pool}
+    (exact,) = Session(atlas).answer("tile", args | {"document": "long", "format": "f32"}).buffers
+    assert exact.shape[0] > 200
+    for form, atol in (("f32", 2e-6), ("f16", 1e-3)):
+        reply, (found,) = page.evaluate(ASK, [form, "tile", args | {"format": form}])
+        assert reply["data"]["shape"] == list(exact.shape)
+        values = np.array([np.nan if x is None else x for x in found])
+        values = values.astype(np.uint16).view(np.float16) if form == "f16" else values
+        np.testing.assert_allclose(values.astype(np.float64), exact.ravel(), atol=atol)
     context.close()
 
 
