@@ -68,8 +68,9 @@ class Asked:
         runner = ShardRunner(_WithHead(self.loaded), self.layout, recording=TIERS["factors"].recording())
         opened = runner.open(part, None, finish=True, listeners=listeners)
         for number in range(len(part.chunks)):
-            with torch.inference_mode():
-                yield opened.step(number).logits[0]
+            with torch.inference_mode():  # left before the next asker's turn: a mode is of the thread
+                logits_NW = opened.step(number).logits[0]
+            yield logits_NW
 
 
 class _WithHead(Shard):

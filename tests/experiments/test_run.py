@@ -123,3 +123,8 @@ def test_of_a_real_model(smollm2: Any) -> None:
     loss = -q[:-1].gather(1, torch.tensor(ids[1:])[:, None]).mean().item()
     assert found.loss.item() == pytest.approx(loss, abs=1e-4)
     assert abs(found.loss_change.item()) > 1e-4
+
+
+def test_the_caller_keeps_its_mode() -> None:
+    experiments.run("demo", TEXTS, attlas.Edit(do="zero", layer=1), ids=["a", "b"], chunk_tokens=7)
+    assert not torch.is_inference_mode_enabled()

@@ -10,8 +10,9 @@ import pytest
 from tests.server.viewer.browser import ARGUMENTS, chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
+    """Closed when the package's tests are over: as long as it is there, its loop runs in this thread."""
     path = chromium()
     from playwright.sync_api import sync_playwright
 
