@@ -19,17 +19,13 @@ from attlas.engine.edit.edit import Edit, parse_edits
 from attlas.engine.passage.documents import Document
 from attlas.engine.passage.passage import Passage
 from attlas.errors import InputError
-from attlas.experiments.asked import CHUNK_TOKENS, Asked, ask_model
+from attlas.experiments.asked import CHUNK_TOKENS, ROWS, Asked, ask_model
+from attlas.experiments.interval import bootstrap
 from attlas.parse import parse_count, parse_seed, parse_share, refuse
 
 __all__ = ["run"]
 
 Floats = NDArray[np.float64]
-
-DRAWS = 10_000
-"""Of documents, for the intervals."""
-ROWS = 128
-"""Whose distributions over all words are compared at a time."""
 
 
 def run(
@@ -64,14 +60,7 @@ def run(
     asked_edits = parse_edits(edits)
     chunk_tokens = parse_count(chunk_tokens, "chunk_tokens")
     confidence, seed = parse_share(confidence, "confidence"), parse_seed(seed)
-    known = {"ids", "tokenizer", "dtype", "device", "revision", "max_tokens", "extrapolate"}
-    unknown = next((name for name in options if name not in known), None)
-    if unknown is not None:
-        raise InputError(f"there is no option {unknown!r} of an experiment: choose of {', '.join(sorted(known))}")
-    asked = ask_model(model, texts, **options)
-    short = next((document.id for document in asked.documents if len(document.tokens["text"]) < 2), None)
-    if short is not None:
-        raise InputError(f"document {short!r} has one token, and so no next token is predicted: leave it out")
+    asked = ask_model(model, texts, options)
     pairs = _parse_answers(answers, asked)
     found = [
         _document(asked, document, part, asked_edits, pairs[number] if pairs else None)
@@ -137,8 +126,8 @@ def _dataset(
             of[name] = np.array([getattr(one, name) for one in found]), "logit of the right less the wrong answer", "1"
     attributes: dict[str, Any] = {}
     for name, (values, _, _) in of.items():
-        low, high = _interval(values, confidence, seed)
-        attributes |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+        low, high = bootstrap(values, confidence, seed)
+        attributes |= {name: float(values.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
     return xr.Dataset(
         {
             name: ("document", values, {"long_name": long_name, "units": units})
@@ -151,16 +140,6 @@ def _dataset(
             "edits": json.dumps([str(edit) for edit in edits]), **attributes,
         },
     )  # fmt: skip
-
-
-def _interval(values: Floats, confidence: float, seed: int) -> tuple[float, float]:
-    """Percentiles of the mean of documents drawn with replacement."""
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    generator = np.random.default_rng(seed)
-    means = np.array([values[generator.integers(0, len(values), len(values))].mean() for _ in range(DRAWS)])
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def _parse_answers(given: Any, asked: Asked) -> list[tuple[int, int]]:
