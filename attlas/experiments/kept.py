@@ -26,11 +26,11 @@ import attlas
 from attlas.errors import first_line
 from attlas.experiments.asked import Asked
 
-__all__ = ["REVISION", "Kept"]
+__all__ = ["REVISION", "Kept", "Part"]
 
 Part = dict[str, NDArray[Any]]
 
-REVISION = 1
+REVISION = 2
 """Counted up whenever a part of the same question would come out differently."""
 
 
@@ -41,6 +41,8 @@ class Kept:
         told = {
             "question": question,
             "parameters": dict(parameters),
+            "chunk_tokens": asked.running.chunk_tokens,
+            "predicted": None if asked.running.predicted is None else asked.running.predicted.to_json(),
             "model": asdict(asked.loaded.identity),
             "documents": {document.id: _digest(document.tokens["text"].ids) for document in asked.documents},
             "version": attlas.__version__,

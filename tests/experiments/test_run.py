@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from transformers import AutoModelForCausalLM
 
 import attlas
@@ -15,6 +17,7 @@ from attlas.analysis.head_probe import repeated_documents
 from attlas.engine.model.load import LoadedModel, load_model
 from attlas.errors import InputError
 from tests.engine.edit.eager import edited_eagerly
+from tests.families import BY_NAME, build_model
 
 TEXTS = ["one two three, one two three; and one two three again.", "the cat sat on the mat, and the mat was red"]
 
@@ -56,8 +59,8 @@ def test_loss_and_divergence_are_those_by_hand() -> None:
             same = (q.argmax(1) == p.argmax(1))[:-1].double().mean().item()
             assert document.agreement.item() == pytest.approx(same)
             assert document.tokens.item() == len(ids) - 1
-        assert found.attrs["loss_change"] == pytest.approx(found.loss_change.values.mean())
-        assert found.attrs["loss_change_low"] <= found.attrs["loss_change"] <= found.attrs["loss_change_high"]
+        assert found.loss_change_mean.item() == pytest.approx(found.loss_change.values.mean())
+        assert found.loss_change_low <= found.loss_change_mean <= found.loss_change_high
 
 
 def test_answers_are_logits_behind_the_last_token() -> None:
@@ -77,16 +80,58 @@ def test_no_edit_changes_nothing() -> None:
     assert found.agreement.values.tolist() == [1, 1]
 
 
-def test_knocking_out_the_induction_head_destroys_copying() -> None:
-    """On repeated random tokens: the head that attlas names, beside every other head of its layer."""
+def test_only_predictions_that_count_are_counted() -> None:
+    demo, edit = load_model("demo", head=True), attlas.Edit(do="zero", layer=1)
+    ids = ids_of(demo, TEXTS[0])
+    found = experiments.run("demo", TEXTS[0], edit, predicted="last:3")
+    with torch.no_grad():
+        assert demo.with_head is not None
+        p = demo.with_head(torch.tensor([ids])).logits[0].double().log_softmax(1)
+    expected = -p[-4:-1].gather(1, torch.tensor(ids[-3:])[:, None]).mean().item()
+    assert found.loss_unedited.item() == pytest.approx(expected, abs=1e-5)
+    assert found.tokens.item() == 3
+    with pytest.raises(InputError, match="no prediction of document 'doc-0' counts"):
+        experiments.run("demo", TEXTS[0], edit, predicted=0)
+
+
+def test_documents_of_an_atlas(tmp_path: Path) -> None:
+    attlas.capture("demo", TEXTS, tmp_path / "a.zarr", ids=["a", "b"])
+    edit = attlas.Edit(do="zero", layer=1)
+    found = experiments.run("demo", attlas.open_atlas(tmp_path / "a.zarr"), edit)
+    assert found.document.values.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(found.loss, experiments.run("demo", TEXTS, edit).loss)
+    other = AutoModelForCausalLM.from_config(build_model(BY_NAME["llama"]).config)
+    with pytest.raises(InputError, match="the atlas is of demo, weights 8d8fe21fdc52"):
+        experiments.run(other, attlas.open_atlas(tmp_path / "a.zarr"), edit)
+
+
+@pytest.mark.slow
+def test_spread_over_a_cluster(tmp_path: Path) -> None:
+    edit, done = attlas.Edit(do="zero", layer=1, head=0), []
+    here = experiments.run("demo", TEXTS, edit)
+    there = experiments.run(
+        "demo", TEXTS, edit, address="local", keep=tmp_path, progress=lambda p: done.append((p.done, p.total))
+    )
+    xr.testing.assert_identical(here, there)
+    assert done == [(0, 2), (1, 2), (2, 2)]
+    assert len(list(tmp_path.glob("*/*.npz"))) == 2
+    with pytest.raises(InputError, match="there is no token 50"):
+        experiments.run("demo", TEXTS, attlas.Edit(do="zero", query=50), address="local")
+
+
+def test_knocking_out_the_induction_heads_destroys_copying() -> None:
+    """The loss of the second copy of random tokens, without the heads that attlas names and without as many others."""
     probed = attlas.analysis.probe_heads("demo").induction
-    layer, head = (int(x) for x in np.unravel_index(probed.values.argmax(), probed.shape))
+    layer = int(np.unravel_index(probed.values.argmax(), probed.shape)[0])
+    assert (probed.values[layer] > 0.3).all()
     repeated = [one.tolist() for one in repeated_documents(256, length=50, count=3)]
     lost = [
-        experiments.run("demo", repeated, attlas.Edit(do="zero", layer=layer, head=one)).attrs["loss_change"]
-        for one in range(4)
+        experiments.run("demo", repeated, attlas.Edit(do="zero", layer=one), predicted="50:") for one in (layer, 2, 3)
     ]
-    assert lost[head] > 3 * max(loss for one, loss in enumerate(lost) if one != head)
+    named, *others = (one.loss_change_mean.item() for one in lost)
+    assert lost[0].loss_unedited_mean < 1
+    assert named > 4
+    assert max(others) < named / 4
 
 
 def test_what_cannot_be_run_is_refused() -> None:
@@ -97,8 +142,8 @@ def test_what_cannot_be_run_is_refused() -> None:
         experiments.run("demo", TEXTS, attlas.Edit(do="zero", query=50), ids=["a", "b"])
     with pytest.raises(InputError, match="answers are 1 pairs for 2 documents: give one a document"):
         experiments.run("demo", TEXTS, [], answers=[(1, 2)])
-    with pytest.raises(InputError, match="there is no option 'keep'"):
-        experiments.run("demo", TEXTS, [], keep="maps")
+    with pytest.raises(InputError, match="there is no option 'tier'"):
+        experiments.run("demo", TEXTS, [], tier="maps")
     with pytest.raises(InputError, match="has one token"):
         experiments.run("demo", [[5]], [])
 

@@ -1,0 +1,92 @@
+"""How far one run's predictions are from another's, over the positions that count, a few at a time.
+
+Suffixes: T tokens of a document, N those of a chunk, W words of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from attlas.engine.passage.documents import Document
+from attlas.engine.passage.passage import Passage
+from attlas.experiments.asked import ROWS, Asked, token_ids
+from attlas.experiments.kept import Part
+
+__all__ = ["MEASURES", "Answer", "difference"]
+
+Answer = tuple[int, int]
+"""The right and the wrong token, by their ids."""
+
+MEASURES = {
+    "loss": ("next-token cross-entropy, changed", "nat"),
+    "loss_unedited": ("next-token cross-entropy", "nat"),
+    "loss_change": ("changed less unchanged cross-entropy", "nat"),
+    "kl": ("divergence of the changed from the unchanged prediction", "nat"),
+    "js": ("Jensen-Shannon divergence of both predictions, at most ln 2", "nat"),
+    "total_variation": ("total variation distance of both predictions, 0 to 1", "1"),
+    "agreement": ("share of positions with the same likeliest token", "1"),
+    "logit_difference": ("logit of the right less the wrong answer behind the last token, changed", "1"),
+    "logit_difference_unedited": ("logit of the right less the wrong answer behind the last token", "1"),
+}
+"""Of a document -> what it says, and its units."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    loss: float = 0.0
+    loss_unedited: float = 0.0
+    kl: float = 0.0
+    js: float = 0.0
+    total_variation: float = 0.0
+    agreement: float = 0.0
+
+    def add(self, edited_NW: torch.Tensor, plain_NW: torch.Tensor, next_N: torch.Tensor) -> None:
+        q, p = (x.float().log_softmax(1) for x in (edited_NW, plain_NW))
+        target = next_N[:, None]
+        self.loss -= _sum(q.gather(1, target))
+        self.loss_unedited -= _sum(p.gather(1, target))
+        self.agreement += int((q.argmax(1) == p.argmax(1)).sum())
+        if torch.equal(p, q):  # and nothing is left of rounding
+            return
+        in_p, in_q = p.exp(), q.exp()
+        self.kl += _sum((in_p * (p - q)).sum(1))
+        self.total_variation += _sum((in_p - in_q).abs().sum(1)) / 2
+        middle = torch.logaddexp(p, q) - math.log(2)
+        self.js += _sum((in_p * (p - middle) + in_q * (q - middle)).sum(1)) / 2
+
+
+def difference(
+    asked: Asked,
+    document: Document,
+    part: Passage,
+    edited: Iterable[torch.Tensor],
+    plain: Iterable[torch.Tensor],
+    answer: Answer | None = None,
+) -> Part:
+    """Every one of MEASURES of two runs of a document, from the logits (N, W) of their chunks: means over the positions
+    that count; with `answer` its logit differences; and tokens, how many count."""
+    ids_T, counted_T, sums = token_ids(document), asked.counted(document), _Sums()
+    found: dict[str, float] = {}
+    for edited_NW, plain_NW, (begin, end) in zip(edited, plain, part.chunks, strict=True):
+        at_N = torch.from_numpy(np.flatnonzero(counted_T[begin + 1 : end + 1]))
+        next_N = ids_T[at_N + begin + 1].to(edited_NW.device)
+        for first in range(0, len(at_N), ROWS):
+            at = slice(first, first + ROWS)
+            sums.add(edited_NW[at_N[at]], plain_NW[at_N[at]], next_N[at])
+        if answer is not None and end == len(ids_T):
+            right, wrong = answer
+            found["logit_difference"] = float(edited_NW[-1, right] - edited_NW[-1, wrong])
+            found["logit_difference_unedited"] = float(plain_NW[-1, right] - plain_NW[-1, wrong])
+    tokens = int(counted_T.sum())
+    found |= {name: getattr(sums, name) / tokens for name in _Sums.__dataclass_fields__}
+    found["loss_change"] = found["loss"] - found["loss_unedited"]
+    return {name: np.array(found[name]) for name in MEASURES if name in found} | {"tokens": np.array(tokens)}
+
+
+def _sum(x: torch.Tensor) -> float:
+    return float(x.double().sum())
