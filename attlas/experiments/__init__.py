@@ -4,8 +4,26 @@ May import what lies below: engine, storage, capture, jobs, analysis. Loaded whe
 """
 
 from attlas.engine.edit.edit import Edit, parse_edits
+from attlas.experiments.ablate_edges import ablate_edges
 from attlas.experiments.ablate_heads import ablate_heads
+from attlas.experiments.adversarial import adversarial
 from attlas.experiments.explain import explain_edits
+from attlas.experiments.mean_outputs import mean_outputs
+from attlas.experiments.patching import patching
+from attlas.experiments.perturbation import perturbation
+from attlas.experiments.remove_largest import remove_largest
 from attlas.experiments.run import run
 
-__all__ = ["Edit", "ablate_heads", "explain_edits", "parse_edits", "run"]
+__all__ = [
+    "Edit",
+    "ablate_edges",
+    "ablate_heads",
+    "adversarial",
+    "explain_edits",
+    "mean_outputs",
+    "parse_edits",
+    "patching",
+    "perturbation",
+    "remove_largest",
+    "run",
+]

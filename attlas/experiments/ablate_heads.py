@@ -23,6 +23,7 @@ from attlas.engine.passage.documents import Document
 from attlas.experiments.asked import Asked, ask_model, token_ids
 from attlas.experiments.heads import HeadChoice
 from attlas.experiments.kept import Part
+from attlas.experiments.mean_outputs import fill_means
 from attlas.experiments.question import Answering, Question, ask_each
 from attlas.experiments.summary import Interval, summary
 from attlas.experiments.unedited import Unedited
@@ -30,7 +31,7 @@ from attlas.parse import parse_choice, parse_count
 
 __all__ = ["ablate_heads"]
 
-DOING = ("zero", "uniform")
+DOING = ("zero", "uniform", "mean")
 METHODS = ("exact", "first_order")
 SOURCES = {
     "exact": "http://arxiv.org/abs/1905.10650 (Michel et al. 2019, section 3.2)",
@@ -45,6 +46,7 @@ def ablate_heads(
     layers: Any = None,
     heads: Any = None,
     do: str = "zero",
+    reference: Any = None,
     method: str = "exact",
     sample: int = 20,
     confidence: float = 0.95,
@@ -58,7 +60,8 @@ def ablate_heads(
     (('document', 'layer', 'head'), 4)
 
     model, texts, options: as of `run`. layers, heads: the model's indices, such as "0:4"; None for all. do: "zero", the
-    head's output becomes 0; "uniform", it attends evenly to what it sees. method: "exact" runs the layers from the
+    head's output becomes 0; "uniform", it attends evenly to what it sees; "mean", its output becomes its mean over all
+    tokens of `reference`, texts, or None for `texts`. method: "exact" runs the layers from the
     ablated one on once for each head, those below once for all, where nothing else than hidden states goes between
     layers; "first_order" takes the derivative of the loss along the ablation, of all heads in one pass forward and
     back, and sets it beside the exact change of `sample` heads drawn by `seed` (0: of none).
@@ -79,13 +82,15 @@ def ablate_heads(
         "loss_unedited": ((), "next-token cross-entropy", "nat"),
     }
     told: dict[str, Any] = {"question": "ablate_heads", "do": do, "method": method, "source": SOURCES[method]}
+    one = Edit(do=do, layer=list(choice.layers), head=list(choice.heads))
+    (whole,) = fill_means(asked, (one,), reference, options)
     if method == "exact":
-        exact = Exact(choice=choice, do=do)
+        exact = Exact(choice=choice, edit=whole)
         return summary(asked, ask_each(exact, asked), variables, coords, interval, begins=exact.begins(asked), **told)
     every = [(layer, head) for layer in choice.layers for head in choice.heads]
     drawn_S = np.random.default_rng(interval.seed).choice(len(every), min(sample, len(every)), replace=False)
     of = tuple(every[place] for place in np.sort(drawn_S))
-    first = FirstOrder(choice=choice, do=do, sample=of)
+    first = FirstOrder(choice=choice, edit=whole, sample=of)
     found = ask_each(first, asked)
     if of:
         variables["exact_change"] = ("sampled",), "exact change of the sample", "nat"
@@ -99,11 +104,11 @@ def ablate_heads(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exact(Question):
-    """The loss without each head, layer by layer."""
+    """The loss without each head, layer by layer. edit: of all of them."""
 
     name: ClassVar[str] = "ablate_heads"
     choice: HeadChoice
-    do: str
+    edit: Edit
 
     def parts(self, asked: Asked) -> int:
         return len(self.choice.layers)
@@ -118,7 +123,7 @@ class Exact(Question):
         return {"loss_change": change, "loss_unedited": found[0]["plain"]}
 
     def _layer(self, plain: Unedited, layer: int) -> dict[str, Any]:
-        losses = [plain.loss_with([Edit(do=self.do, layer=layer, head=head)]) for head in self.choice.heads]
+        losses = [plain.loss_with([self.choice.part(self.edit, layer, head)]) for head in self.choice.heads]
         return {"losses": losses, "plain": plain.loss}
 
 
@@ -128,7 +133,7 @@ class FirstOrder(Question):
 
     name: ClassVar[str] = "ablate_heads_first_order"
     choice: HeadChoice
-    do: str
+    edit: Edit
     sample: tuple[tuple[int, int], ...]
 
     def parts(self, asked: Asked) -> int:
@@ -141,8 +146,7 @@ class FirstOrder(Question):
         return {**slope, **truth}
 
     def _slope(self, asked: Asked, document: Document) -> dict[str, Any]:
-        edits = [Edit(do=self.do, layer=layer) for layer in self.choice.layers]
-        gated = _Gated(asked.editing(edits, document))
+        gated = _Gated(asked.editing([self.edit], document))
         logits_NW = asked.logits_with_gradient(asked.passage(document, whole=True), [gated])
         at_N = torch.from_numpy(np.flatnonzero(asked.counted(document)[1:]))
         next_N = token_ids(document)[at_N + 1].to(logits_NW.device)
@@ -153,7 +157,7 @@ class FirstOrder(Question):
 
     def _exact(self, asked: Asked, document: Document) -> dict[str, Any]:
         plain = Unedited(asked, document)
-        losses = [plain.loss_with([Edit(do=self.do, layer=layer, head=head)]) for layer, head in self.sample]
+        losses = [plain.loss_with([self.choice.part(self.edit, layer, head)]) for layer, head in self.sample]
         return {"exact_change": np.array(losses) - plain.loss if losses else np.empty(0)}
 
 

@@ -5,6 +5,7 @@ Suffixes: T tokens of a document, N those of a chunk, W words of the vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,7 @@ __all__ = [
     "Running",
     "ask_documents",
     "ask_model",
+    "ask_texts",
     "token_ids",
     "vocabulary_of",
 ]
@@ -141,17 +143,24 @@ class Asked:
         return part
 
     def logits(
-        self, part: Passage, listeners: Sequence[Listener], *, prefix: Prefix | None = None, begin: int | None = None
+        self,
+        part: Passage,
+        listeners: Sequence[Listener],
+        *,
+        prefix: Prefix | None = None,
+        begin: int | None = None,
+        last_only: bool = False,
     ) -> Iterator[torch.Tensor]:
         """(N, W) of each chunk, in order.
 
         prefix: what keeps the pass, or, with `begin`, what is given for all layers below that place of its stack.
+        last_only: of a chunk's last token alone (1, W), where the model can leave the others out.
         """
         layout = self.layout
         if prefix is not None and begin is not None:
             calls = tuple(call for call in layout.calls if prefix.begin_of(call.module) >= begin)
             layout = replace(layout, calls=calls)
-        shard = _WithHead(self.loaded)
+        shard = _WithHead(self.loaded, last_only=last_only)
         runner = ShardRunner(shard, layout, recording=TIERS["factors"].recording())
         opened = runner.open(part, None, finish=True, listeners=listeners)
         for number in range(len(part.chunks)):
@@ -161,9 +170,12 @@ class Asked:
                 logits_NW = opened.step(number).logits[0]
             yield logits_NW
 
-    def logits_with_gradient(self, part: Passage, listeners: Sequence[Listener]) -> torch.Tensor:
-        """(T, W) of a document in one pass, through which gradients flow."""
-        runner = ShardRunner(_WithHead(self.loaded), self.layout, recording=TIERS["factors"].recording())
+    def logits_with_gradient(
+        self, part: Passage, listeners: Sequence[Listener], *, last_only: bool = False
+    ) -> torch.Tensor:
+        """(T, W) of a document in one pass, through which gradients flow; last_only: as of `logits`."""
+        shard = _WithHead(self.loaded, last_only=last_only)
+        runner = ShardRunner(shard, self.layout, recording=TIERS["factors"].recording())
         logits_TW: torch.Tensor = runner.open(part, None, finish=True, listeners=listeners, grad=True).step(0).logits[0]
         return logits_TW
 
@@ -191,16 +203,18 @@ class _WithHead(Shard):
     """The whole model, its head too, as one shard. within: of the next forward pass, while the model is this thread's
     alone."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, last_only: bool = False) -> None:
         super().__init__(loaded.model, (), 0, 0)
+        assert loaded.with_head is not None
         self._whole = loaded.with_head
+        parameters = inspect.signature(self._whole.forward).parameters
+        self.more = {"logits_to_keep": 1} if last_only and "logits_to_keep" in parameters else {}
         self.within: AbstractContextManager[None] = nullcontext()
 
     def forward(self, inputs: Mapping[str, Any], state: State | None = None) -> Any:
-        assert self._whole is not None
         given = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
         with self.within:
-            return self._whole(**given)
+            return self._whole(**given, **self.more)
 
 
 def token_ids(document: Document) -> torch.Tensor:
@@ -226,34 +240,34 @@ def ask_model(model: Any, texts: Any, options: Mapping[str, Any]) -> Asked:
     running = Running.of(**{name: options[name] for name in RUNNING if name in options})
     source = ModelSource.of(model, **{name: options[name] for name in SOURCE if name in options})
     given = {name: options[name] for name in INPUT if name in options}
-    return _ask(source, texts, running, **given)
+    return ask_texts(ask_documents(source, (), running), texts, **given)
 
 
-def _ask(
-    source: ModelSource,
+def ask_texts(
+    asked: Asked,
     texts: Any,
-    running: Running,
     *,
     ids: Sequence[str] | None = None,
     max_tokens: int | None = None,
     extrapolate: bool = False,
 ) -> Asked:
+    """The same model, asked of other texts."""
     max_tokens = None if max_tokens is None else parse_count(max_tokens, "max_tokens")
     extrapolate = parse_flag(extrapolate, "extrapolate")
-    loaded, layout = _load(source)
     if isinstance(texts, Atlas):
-        texts, ids = _documents_of(texts, loaded, ids)
+        texts, ids = _documents_of(texts, asked.loaded, ids)
     documents = make_documents(
-        texts, loaded, ids=ids, max_tokens=max_tokens, position_offset=layout.position_offset, extrapolate=extrapolate
-    )
+        texts, asked.loaded, ids=ids, max_tokens=max_tokens, position_offset=asked.layout.position_offset,
+        extrapolate=extrapolate,
+    )  # fmt: skip
     short = next((document.id for document in documents if len(document.tokens["text"]) < 2), None)
     if short is not None:
         raise InputError(f"document {short!r} has one token, and so no next token is predicted: leave it out")
-    return Asked(loaded=loaded, layout=layout, documents=tuple(documents), running=running, source=source)
+    return replace(asked, documents=tuple(documents))
 
 
 def ask_documents(source: ModelSource, documents: Sequence[Document], running: Running) -> Asked:
-    """The same, of documents that are tokenised."""
+    """A model with its head, loaded, and documents that are tokenised."""
     loaded, layout = _load(source)
     return Asked(loaded=loaded, layout=layout, documents=tuple(documents), running=running, source=source)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ MEASURES = {
 """Of a document -> what it says, and its units."""
 
 
+SUMMED = ("loss", "loss_unedited", "kl", "js", "total_variation")
+
+
 @dataclass(slots=True)
 class _Sums:
     loss: float = 0.0
@@ -43,14 +46,14 @@ class _Sums:
     kl: float = 0.0
     js: float = 0.0
     total_variation: float = 0.0
-    agreement: float = 0.0
+    flipped: list[torch.Tensor] = field(default_factory=list)
 
     def add(self, edited_NW: torch.Tensor, plain_NW: torch.Tensor, next_N: torch.Tensor) -> None:
         q, p = (x.float().log_softmax(1) for x in (edited_NW, plain_NW))
         target = next_N[:, None]
         self.loss -= _sum(q.gather(1, target))
         self.loss_unedited -= _sum(p.gather(1, target))
-        self.agreement += int((q.argmax(1) == p.argmax(1)).sum())
+        self.flipped.append(q.argmax(1) != p.argmax(1))
         if torch.equal(p, q):  # and nothing is left of rounding
             return
         in_p, in_q = p.exp(), q.exp()
@@ -69,7 +72,8 @@ def difference(
     answer: Answer | None = None,
 ) -> Part:
     """Every one of MEASURES of two runs of a document, from the logits (N, W) of their chunks: means over the positions
-    that count; with `answer` its logit differences; and tokens, how many count."""
+    that count; with `answer` its logit differences; tokens, how many count; and flipped, for each of these whether the
+    likeliest token is another."""
     ids_T, counted_T, sums = token_ids(document), asked.counted(document), _Sums()
     found: dict[str, float] = {}
     for edited_NW, plain_NW, (begin, end) in zip(edited, plain, part.chunks, strict=True):
@@ -83,9 +87,12 @@ def difference(
             found["logit_difference"] = float(edited_NW[-1, right] - edited_NW[-1, wrong])
             found["logit_difference_unedited"] = float(plain_NW[-1, right] - plain_NW[-1, wrong])
     tokens = int(counted_T.sum())
-    found |= {name: getattr(sums, name) / tokens for name in _Sums.__dataclass_fields__}
+    found |= {name: getattr(sums, name) / tokens for name in SUMMED}
+    flipped = torch.cat(sums.flipped).cpu().numpy()
+    found["agreement"] = 1 - float(flipped.mean())
     found["loss_change"] = found["loss"] - found["loss_unedited"]
-    return {name: np.array(found[name]) for name in MEASURES if name in found} | {"tokens": np.array(tokens)}
+    measures = {name: np.array(found[name]) for name in MEASURES if name in found}
+    return measures | {"tokens": np.array(tokens), "flipped": flipped}
 
 
 def _sum(x: torch.Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+from attlas.engine.edit.edit import Edit
 from attlas.engine.model.layout import LayerLayout
 from attlas.engine.passage.selection import parse_selection
 from attlas.errors import InputError
@@ -32,6 +33,14 @@ class HeadChoice:
             raise InputError("layers differ in their number of heads: choose those of one number with layers")
         have = range(counts.pop())
         return cls(layers=tuple(chosen), heads=tuple(have if head_choice is None else head_choice.choose(have, "head")))
+
+    def part(self, edit: Edit, layer: int, head: int) -> Edit:
+        """What an edit of all of them is in one head."""
+        values = edit.values
+        if values is not None:
+            at = self.layers.index(layer), self.heads.index(head)
+            values = values[at[0] : at[0] + 1, at[1] : at[1] + 1]
+        return Edit(do=edit.do, layer=layer, head=head, values=values)
 
     def calls(self, asked: Asked) -> list[LayerLayout]:
         return [call for call in asked.layout.calls if call.layer in self.layers]

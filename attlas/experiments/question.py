@@ -140,6 +140,8 @@ class _Worker:
 def _told(value: Any) -> Any:
     if isinstance(value, Edit):
         return value.to_json()
+    if isinstance(value, Document):
+        return {axis: tokens.ids.tolist() for axis, tokens in value.tokens.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _told(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

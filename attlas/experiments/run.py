@@ -13,6 +13,7 @@ from attlas.experiments.answers import parse_answers
 from attlas.experiments.asked import ask_model
 from attlas.experiments.difference import MEASURES, Answer, difference
 from attlas.experiments.kept import Part
+from attlas.experiments.mean_outputs import fill_means
 from attlas.experiments.question import Answering, Question, ask_each
 from attlas.experiments.summary import Interval, summary
 
@@ -25,6 +26,7 @@ def run(
     edits: Any,
     *,
     answers: Sequence[tuple[Any, Any]] | None = None,
+    reference: Any = None,
     confidence: float = 0.95,
     seed: int = 0,
     **options: Any,
@@ -38,7 +40,8 @@ def run(
 
     model, texts: as of `attlas.capture`; texts may be an `attlas.Atlas` of the model. edits: `attlas.Edit` values, made
     in their order. answers: of each document a pair of tokens, the right and the wrong, as text of one token or as
-    token id, whose logits behind the last token are compared. options: see the page "Experiments" of the docs.
+    token id, whose logits behind the last token are compared. reference: texts over whose tokens edits that do "mean"
+    take the mean; None for `texts`. options: see the page "Experiments" of the docs.
 
     Of each document (document), means over the positions that count: loss and loss_unedited, the next-token
     cross-entropy in nats; loss_change; kl and js, the divergence of the edited prediction in nats; total_variation;
@@ -49,6 +52,7 @@ def run(
     """
     asked_edits, interval = parse_edits(edits), Interval.of(confidence, seed)
     asked = ask_model(model, texts, options)
+    asked_edits = fill_means(asked, asked_edits, reference, options)
     question = Run(edits=asked_edits, answers=parse_answers(answers, asked))
     found = ask_each(question, asked)
     variables = {name: ((), *MEASURES[name]) for name in MEASURES if name in found[0]}

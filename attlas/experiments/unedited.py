@@ -49,16 +49,24 @@ class Unedited:
         editing = self.asked.editing(edits, self.document)
         return self.logits_from(editing.plans, [editing, *more])
 
-    def logits_from(self, modules: Iterable[str], listeners: Sequence[Listener]) -> Iterator[torch.Tensor]:
+    def logits_from(
+        self, modules: Iterable[str], listeners: Sequence[Listener], *, last_only: bool = False
+    ) -> Iterator[torch.Tensor]:
         """The same of a run that listeners change in these layers, by the names of their attention modules."""
         assert self.loss is not None
         places = [] if self.prefix is None else [self.prefix.begin_of(module) for module in modules]
         if self.prefix is None or not places:
-            return self.asked.logits(self.part, listeners)
-        return self.asked.logits(self.part, listeners, prefix=self.prefix, begin=min(places))
+            return self.asked.logits(self.part, listeners, last_only=last_only)
+        return self.asked.logits(self.part, listeners, prefix=self.prefix, begin=min(places), last_only=last_only)
 
     def loss_with(self, edits: Sequence[Edit]) -> float:
         return self.asked.loss(self.document, self.part, self.logits_with(edits))
+
+    def answer(self, answer: Answer, logits: Iterator[torch.Tensor]) -> float:
+        """The logit of the right less that of the wrong answer behind the last token, of a run's logits."""
+        right, wrong = answer
+        *_, last_NW = logits
+        return float(last_NW[-1, right] - last_NW[-1, wrong])
 
     def difference(self, changed: Iterator[torch.Tensor], answer: Answer | None = None) -> Part:
         """How far a changed run, by its logits, is from this one."""

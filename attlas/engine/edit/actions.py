@@ -88,6 +88,10 @@ def _drop_top(block: Block, edit: Edit, cells: Cells) -> None:
 def _drop_random(block: Block, edit: Edit, cells: Cells) -> None:
     assert edit.seed is not None
     top_HQK = _largest(block, edit, cells)
+    if edit.match == "count":
+        assert edit.renormalise is not None
+        block.take_out(_drawn(block, edit, cells, top_HQK.sum(2)), edit.renormalise)
+        return
     a_HQK = block.weights()
     goal_HQ = torch.where(top_HQK, a_HQK, 0.0).double().sum(2)
     order = noise.uniform(edit.seed, block.layer, block.heads, block.query_Q, block.key_K)
@@ -122,6 +126,15 @@ DOING: dict[str, Callable[[Block, Edit, Cells], None]] = {
     "knock_out": _knock_out, "zero": _zero, "scale": _scale, "uniform": _uniform, "temperature": _temperature,
     "noise": _noise, "drop_top": _drop_top, "drop_random": _drop_random, "swap": _swap, "set": _set,
 }  # fmt: skip
+
+
+def _drawn(block: Block, edit: Edit, cells: Cells, count_HQ: torch.Tensor) -> torch.Tensor:
+    """As many cells of each row, drawn by the edit's seed (H, Q, K)."""
+    assert edit.seed is not None
+    order = noise.uniform(edit.seed, block.layer, block.heads, block.query_Q, block.key_K)
+    place = order.masked_fill_(~cells.mask_HQK, 2.0).argsort(dim=2, stable=True)
+    chosen = (torch.arange(place.shape[2]) < count_HQ[:, :, None]).expand(place.shape)
+    return torch.zeros_like(cells.mask_HQK).scatter_(2, place, chosen)
 
 
 def _largest(block: Block, edit: Edit, cells: Cells) -> torch.Tensor:

@@ -24,13 +24,14 @@ ACTIONS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "temperature": (frozenset({"temperature"}), frozenset()),
     "noise": (frozenset({"size"}), frozenset({"on", "seed"})),
     "drop_top": (frozenset(), frozenset({"top", "share", "renormalise"})),
-    "drop_random": (frozenset(), frozenset({"top", "share", "renormalise", "seed"})),
+    "drop_random": (frozenset(), frozenset({"top", "share", "renormalise", "seed", "match"})),
     "swap": (frozenset({"other"}), frozenset()),
     "set": (frozenset({"values"}), frozenset()),
     "patch": (frozenset({"values"}), frozenset()),
+    "mean": (frozenset(), frozenset({"values"})),
 }
 """What may be done -> the parameters it needs, and those it may have."""
-OF_A_HEAD = ("temperature", "uniform", "swap", "patch")
+OF_A_HEAD = ("temperature", "uniform", "swap", "patch", "mean")
 """Whole rows: these have no keys."""
 RENORMALISE = ("rest", "scores", "none")
 KINDS = ("self", "encoder", "decoder", "cross")
@@ -57,12 +58,13 @@ class Edit:
       `temperature`.
     - "noise": normal, of standard deviation `size`, added `on` "scores" (default) or "weights", there never below 0 and
       the row's sum kept; the same by `seed`, layer, head, query and key, however the text is cut.
-    - "drop_top": the `top` largest of a row, or the largest `share` of those it sees, become 0. "drop_random": as
-      much weight as "drop_top" would drop, in random order by `seed`, the last one in part. renormalise as above, but
-      for "scores" of "drop_random".
+    - "drop_top": the `top` largest of a row, or the largest `share` of those it sees, become 0. "drop_random", in
+      random order by `seed`: with match "mass" (default) as much weight as "drop_top" would drop, the last one in
+      part; with "count" as many weights. renormalise as above, but for "scores" of "drop_random".
     - "swap": the head's weights are those of the head `other`, and the other way round.
     - "set": `values` (layers, heads, queries, keys), as many as are chosen, or of length 1 to be used for all.
-    - "patch": the head's output becomes `values` (layers, heads, queries, features).
+    - "patch": the head's output becomes `values` (layers, heads, queries, features). "mean": the same of every query,
+      (layers, heads, 1, features), such as its mean over a corpus, see `experiments.mean_outputs`.
 
     Several edits are made in the order in which they are given. Raises InputError for what has no meaning.
     """
@@ -82,6 +84,7 @@ class Edit:
     top: int | None = None
     share: float | None = None
     renormalise: str | None = None
+    match: str | None = None
     other: int | None = None
     values: Any = None
 
@@ -126,12 +129,17 @@ class Edit:
                 raise InputError(f"an edit that does {do} needs one of top=1 and share=0.1")
             put(self, "top", None if self.top is None else parse_count(self.top, "top"))
             put(self, "share", None if self.share is None else parse_fraction(self.share, "share"))
+        if do == "drop_random":
+            given = "mass" if self.match is None else self.match
+            put(self, "match", parse_choice(given, "match", ("mass", "count")))
         if do == "swap":
             if self.head is None or self.head.spec.count(",") or ":" in self.head.spec:
                 raise InputError("an edit that does swap is of one head: give head=2, other=5")
             put(self, "other", parse_count(self.other, "other", least=0))
         if self.values is not None:
             put(self, "values", _parse_values(self.values))
+            if do == "mean" and self.values.shape[2] != 1:
+                raise refuse(self.values.shape, "values' shape", "give (layers, heads, 1, features), one mean a head")
 
     def to_json(self) -> str:
         """The edit as one line of JSON, from which `from_json` makes it again; values as nested lists."""

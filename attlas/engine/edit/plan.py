@@ -18,9 +18,12 @@ from attlas.engine.edit.edit import Edit
 from attlas.engine.model.layout import LayerLayout, ModelLayout
 from attlas.errors import InputError
 
-__all__ = ["LayerEdits", "plan_edits"]
+__all__ = ["REPLACING", "LayerEdits", "plan_edits"]
 
 Indices = NDArray[np.int64]
+
+REPLACING = ("patch", "mean")
+"""What puts values in the place of a head's output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +53,11 @@ def plan_edits(edits: Sequence[Edit], layout: ModelLayout) -> dict[str, LayerEdi
     found: dict[str, list[tuple[Edit, Indices, int]]] = {}
     calls = {call.module: call for call in layout.calls}
     for edit in edits:
+        if edit.do == "mean" and edit.values is None:
+            raise InputError(
+                "an edit that does mean needs values, the mean output of each head: experiments.mean_outputs finds "
+                "them, or experiments.run with reference="
+            )
         kinds = {call.kind for call in layout.calls}
         if edit.kind is not None and edit.kind not in kinds:
             raise InputError(f"the model has no {edit.kind} attention: it has {', '.join(sorted(kinds))}")
@@ -72,10 +80,12 @@ def _heads(edit: Edit, call: LayerLayout) -> Indices:
 
 def _plan(call: LayerLayout, some: Sequence[tuple[Edit, Indices, int]]) -> LayerEdits:
     edits, heads, places = tuple(e for e, _, _ in some), tuple(h for _, h, _ in some), tuple(p for _, _, p in some)
-    last = max((i for i, edit in enumerate(edits) if edit.do != "patch"), default=-1)
+    last = max((i for i, edit in enumerate(edits) if edit.do not in REPLACING), default=-1)
     for i, edit in enumerate(edits[: last + 1]):
-        if edit.do == "patch" and any(np.intersect1d(heads[i], later).size for later in heads[i + 1 : last + 1]):
-            raise InputError("patch replaces a head's output, of which no weights can be edited any more: put it last")
+        if edit.do in REPLACING and any(np.intersect1d(heads[i], later).size for later in heads[i + 1 : last + 1]):
+            raise InputError(
+                f"{edit.do} replaces a head's output, of which no weights can be edited any more: put it last"
+            )
     way, why = _way(call.rule, edits)
     return LayerEdits(
         kind=call.kind, layer=call.layer, edits=edits, heads=heads, places=places, way=way, why=why
@@ -94,4 +104,4 @@ def _way(rule: ScoreRule, edits: Sequence[Edit]) -> tuple[str, str]:
 
 
 def _is_of_output(edit: Edit) -> bool:
-    return edit.do == "patch" or (edit.do in ("zero", "scale") and edit.key is None and edit.offset is None)
+    return edit.do in REPLACING or (edit.do in ("zero", "scale") and edit.key is None and edit.offset is None)

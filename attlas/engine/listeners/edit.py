@@ -18,7 +18,7 @@ from attlas.engine.edit.actions import DOING, Cells
 from attlas.engine.edit.block import Block
 from attlas.engine.edit.edit import Edit
 from attlas.engine.edit.places import TokenText
-from attlas.engine.edit.plan import LayerEdits, plan_edits
+from attlas.engine.edit.plan import REPLACING, LayerEdits, plan_edits
 from attlas.engine.kernels import reference
 from attlas.engine.kernels.measure import TILE_BYTES, Attended
 from attlas.engine.kernels.problem import Problem
@@ -82,7 +82,7 @@ class Editing(Listener):
         if plan.way == "tiles":
             self._by_tiles(call, plan, out_NHV)
         for edit, heads, place in zip(plan.edits, plan.heads, plan.places, strict=True):
-            if plan.way == "output" or edit.do == "patch":
+            if plan.way == "output" or edit.do in REPLACING:
                 self._output(call, edit, heads, place, out_NHV)
         return replace(attended, out_NHV=out_NHV)
 
@@ -109,7 +109,9 @@ class Editing(Listener):
     def _by_tiles(self, call: AttentionCall, plan: LayerEdits, out_NHV: torch.Tensor) -> None:
         """The rows of the edited heads again, a block at a time."""
         rows, heads = _chunk(call), plan.union
-        steps = [(e, h, p) for e, h, p in zip(plan.edits, plan.heads, plan.places, strict=True) if e.do != "patch"]
+        steps = [
+            (e, h, p) for e, h, p in zip(plan.edits, plan.heads, plan.places, strict=True) if e.do not in REPLACING
+        ]
         touched_N = np.logical_or.reduce([self._rows(call, edit) for edit, _, _ in steps])
         v_hMV = _of_heads(call, call.v_GMV, heads)
         document_N = rows.query_axis.document_T[rows.rows]
