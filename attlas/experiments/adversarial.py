@@ -1,12 +1,12 @@
 """Adversarial attention: other weights, as far as can be from the model's own, under which it says the same.
 
-Suffixes: H query heads, h those that are changed, N rows, M keys, V value features, W words of the vocabulary.
+Suffixes: L layers and h heads that are changed, H query heads, N rows, M keys, V value features, W words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from attlas.engine.attention.call import AttentionCall, Listener
 from attlas.engine.kernels import reference
 from attlas.engine.kernels.measure import Attended
-from attlas.experiments.asked import Asked, ask_model
+from attlas.experiments.asked import ask_model
 from attlas.experiments.heads import HeadChoice
 from attlas.experiments.kept import Part
 from attlas.experiments.question import Answering, Question, ask_each
@@ -33,7 +33,9 @@ PRICE = 5.0
 """Of a total variation beyond the limit, in nats of the weights' distance. Of what was tried, it finds the farthest:
 the paper's 500 drives the search out of the limit and back."""
 RATE, BEGIN = 0.3, 1.0
-"""Of Adam; and the standard deviation of the change of scores that it begins with."""
+"""Of Adam, in nats a step; and the standard deviation of the change of scores that it begins with."""
+PATIENCE = 5
+"""Steps outside of the limit."""
 SOURCE = "https://arxiv.org/abs/1902.10186 (Jain and Wallace 2019, section 4.2.2)"
 
 
@@ -103,48 +105,80 @@ class Adversarial(Question):
     def answer(self, answering: Answering) -> Part:
         return answering.once("search", lambda: self._search(answering))
 
-    def _search(self, answering: Answering) -> dict[str, Any]:
-        asked, part = answering.asked, answering.asked.passage(answering.document, whole=True)
-        keys, heads = len(answering.document.tokens["text"]), np.array(self.choice.heads)
-        modules = [call.module for call in self.choice.calls(asked)]
-        shifted = _Shifted(heads, {module: torch.zeros(len(heads), keys) for module in modules})
-        plain_W = _prediction(asked, part, shifted)
-        own = {module: a_hM.detach() for module, a_hM in shifted.weights.items()}
-        generator = torch.Generator().manual_seed(self.seed)
-        shifts = [torch.empty(len(heads), keys).normal_(0, BEGIN, generator=generator) for _ in modules]
-        for shift in shifts:
-            shift.requires_grad_()
-        shifted.shifts = dict(zip(modules, shifts, strict=True))
-        optimiser = torch.optim.Adam(shifts, lr=RATE)
-        own_LhM = torch.stack(list(own.values())).numpy()
-        best: dict[str, Any] = {
-            "weights_js": np.zeros((len(modules), len(heads))), "total_variation": 0.0, "kl": 0.0,
-            "found_weights": own_LhM,
-        }  # fmt: skip
-        plain_W = plain_W.detach()
+    def _search(self, answering: Answering) -> Part:
+        walk = _Walk(answering, self.choice, self.seed)
         for _ in range(self.steps):
-            log_W = _prediction(asked, part, shifted)
-            moved = (log_W.exp() - plain_W.exp()).abs().sum() / 2
-            js_Lh = torch.stack([_js(shifted.weights[module], own[module]) for module in modules])
-            if moved.item() <= self.limit and js_Lh.mean().item() > best["weights_js"].mean():
-                kl = (plain_W.exp() * (plain_W - log_W)).sum().item()
-                best = {
-                    "weights_js": js_Lh.detach().double().numpy(), "total_variation": moved.item(), "kl": max(kl, 0.0),
-                    "found_weights": torch.stack([shifted.weights[module].detach() for module in modules]).numpy(),
-                }  # fmt: skip
-            loss = PRICE * (moved - self.limit).clamp_min(0) - js_Lh.mean()
-            for shift, gradient in zip(shifts, torch.autograd.grad(loss, shifts), strict=True):
-                shift.grad = gradient
-            optimiser.step()
-        return best | {"weights": own_LhM}
+            walk.step(self.limit)
+        return walk.best | {"weights": walk.own_LhM.numpy()}
+
+
+class _Walk:
+    """A search by gradients from a random beginning, that goes back to the best it has found when it strays.
+
+    best: the farthest weights within the limit so far; the model's own where none were."""
+
+    def __init__(self, answering: Answering, choice: HeadChoice, seed: int) -> None:
+        self.asked, self.part = answering.asked, answering.asked.passage(answering.document, whole=True)
+        self.modules = [call.module for call in choice.calls(self.asked)]
+        heads, generator = np.array(choice.heads), torch.Generator().manual_seed(seed)
+        size = len(self.modules), len(heads), len(answering.document.tokens["text"])
+        self.shift_LhM = torch.zeros(size)
+        self.shifted = _Shifted(heads, self.modules)
+        self.plain_W = self._prediction().detach()
+        self.own_LhM = self._weights().detach()
+        self.shift_LhM = torch.empty(size).normal_(0, BEGIN, generator=generator)
+        self.best: dict[str, Any] = {
+            "weights_js": np.zeros(size[:2]), "total_variation": 0.0, "kl": 0.0, "found_weights": self.own_LhM.numpy()
+        }  # fmt: skip
+        self.best_LhM: torch.Tensor | None = None
+        self.strayed = 0
+        self._begin(self.shift_LhM, RATE)
+
+    def step(self, limit: float) -> None:
+        log_W = self._prediction()
+        moved = (log_W.exp() - self.plain_W.exp()).abs().sum() / 2
+        js_Lh = _js(self._weights(), self.own_LhM)
+        inside = moved.item() <= limit
+        self.strayed = 0 if inside else self.strayed + 1
+        if inside and (self.best_LhM is None or js_Lh.mean().item() > self.best["weights_js"].mean()):
+            kl = (self.plain_W.exp() * (self.plain_W - log_W)).sum().item()
+            self.best_LhM = self.shift_LhM.detach().clone()
+            self.best = {
+                "weights_js": js_Lh.detach().double().numpy(), "total_variation": moved.item(), "kl": max(kl, 0.0),
+                "found_weights": self._weights().detach().numpy(),
+            }  # fmt: skip
+        if self.best_LhM is None:
+            self._begin(self.shift_LhM.detach() / 2, self.rate)
+        elif self.strayed > PATIENCE:
+            self._begin(self.best_LhM, self.rate / 2)
+        else:
+            loss = PRICE * (moved - limit).clamp_min(0) - js_Lh.mean()
+            (self.shift_LhM.grad,) = torch.autograd.grad(loss, [self.shift_LhM])
+            self.optimiser.step()
+
+    def _begin(self, shift_LhM: torch.Tensor, rate: float) -> None:
+        self.strayed, self.rate = 0, rate
+        self.shift_LhM = shift_LhM.clone().requires_grad_()
+        self.optimiser = torch.optim.Adam([self.shift_LhM], lr=rate)
+
+    def _prediction(self) -> torch.Tensor:
+        """(W,): log-probabilities behind the last token, float32."""
+        self.shifted.shifts = dict(zip(self.modules, self.shift_LhM, strict=True))
+        logits_NW = self.asked.logits_with_gradient(self.part, [self.shifted], last_only=True)
+        return logits_NW[-1].float().log_softmax(0).cpu()
+
+    def _weights(self) -> torch.Tensor:
+        """(L, h, M) of the last pass."""
+        return torch.stack([self.shifted.weights[module] for module in self.modules])
 
 
 class _Shifted(Listener):
     """Changes the scores of the last row. shifts: module -> what is added to them, (h, keys). weights: the same of the
     last pass."""
 
-    def __init__(self, heads: Indices, shifts: Mapping[str, torch.Tensor]) -> None:
-        self.heads, self.shifts = heads, dict(shifts)
+    def __init__(self, heads: Indices, modules: Sequence[str]) -> None:
+        self.heads = heads
+        self.shifts: dict[str, torch.Tensor] = dict.fromkeys(modules, torch.empty(0))
         self.weights: dict[str, torch.Tensor] = {}
 
     def after(self, call: AttentionCall, attended: Attended) -> Attended:
@@ -166,16 +200,11 @@ class _Shifted(Listener):
         return replace(attended, out_NHV=out_NHV)
 
 
-def _prediction(asked: Asked, part: Any, shifted: _Shifted) -> torch.Tensor:
-    """(W,): log-probabilities behind the last token, float32."""
-    return asked.logits_with_gradient(part, [shifted], last_only=True)[-1].float().log_softmax(0).cpu()
-
-
-def _js(a_hM: torch.Tensor, own_hM: torch.Tensor) -> torch.Tensor:
-    """(h,): nats. Rows with a sink sum to less than 1; they are taken to 1."""
-    p, q = (x / x.sum(1, keepdim=True) for x in (a_hM, own_hM))
+def _js(a_LhM: torch.Tensor, own_LhM: torch.Tensor) -> torch.Tensor:
+    """(L, h): nats. Rows with a sink sum to less than 1; they are taken to 1."""
+    p, q = (x / x.sum(2, keepdim=True) for x in (a_LhM, own_LhM))
     middle = (p + q) / 2
     tiny = torch.finfo(torch.float32).tiny
     of_p, of_q = (x * (x.clamp_min(tiny).log() - middle.clamp_min(tiny).log()) for x in (p, q))
-    js_h: torch.Tensor = ((of_p + of_q).sum(1) / 2).clamp(0, math.log(2))
-    return js_h
+    js_Lh: torch.Tensor = ((of_p + of_q).sum(2) / 2).clamp(0, math.log(2))
+    return js_Lh

@@ -62,7 +62,7 @@ def test_measures_are_those_by_hand() -> None:
 
 def test_as_much_weight_in_random_order() -> None:
     found = experiments.remove_largest("demo", [IDS], shares=[0.01, 0.5], draws=2)
-    assert (found.js.sel(share=0.01) == 0).all()
+    assert (abs(found.js.sel(share=0.01)) < 1e-7).all()
     assert (found.js.sel(share=0.5) > 0).all()
     with pytest.raises(InputError, match="shares"):
         experiments.remove_largest("demo", [IDS], shares=[1.5])
