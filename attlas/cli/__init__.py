@@ -14,6 +14,7 @@ import attlas
 __all__ = ["main"]
 
 COMMANDS = {
+    "ablate": "What a model loses without a head, some edges, or under any edit.",
     "bench": "Time, memory and disk here, beside what the machine allows.",
     "capture": "Run a model over texts and keep its attention.",
     "compare": "Where two heads, layers, documents or models differ.",
@@ -24,6 +25,8 @@ COMMANDS = {
     "heads": "What every head does, and how alike heads are.",
     "info": "What an atlas holds.",
     "mcp": "Tools for assistants, over the same questions.",
+    "patch": "Attention of one run put into another: what comes back.",
+    "perturb": "How far predictions move under other attention weights.",
     "overview": "Store coarse levels of the maps, for the page.",
     "plan": "Memory and disk a capture will need.",
     "plot": "Pictures: maps, texts, graphs, heads, films.",

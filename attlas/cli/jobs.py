@@ -71,7 +71,7 @@ def choices_of(
 
 
 @contextmanager
-def job_progress(title: str, *, shown: bool = True) -> Iterator[Report]:
+def job_progress(title: str, *, shown: bool = True, begin: str = "reading the plan") -> Iterator[Report]:
     """A bar of blocks on a terminal, on stderr; nothing in a pipe."""
     screen = console(stderr=True)
     with Progress(
@@ -79,7 +79,7 @@ def job_progress(title: str, *, shown: bool = True) -> Iterator[Report]:
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         console=screen, transient=True, disable=not (shown and screen.is_terminal),
     ) as bar:  # fmt: skip
-        task = bar.add_task("reading the plan", total=None)
+        task = bar.add_task(begin, total=None)
 
         def show(now: WorkProgress) -> None:
             description = f"{now.what} {now.done:,} of {now.total:,}"

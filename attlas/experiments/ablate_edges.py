@@ -47,7 +47,7 @@ def ablate_edges(
     """What a causal model says where some queries no longer attend to some keys, in one layer after the other.
 
     >>> found = attlas.experiments.ablate_edges("demo", "one two three, one two", "last:1", "0:3")
-    >>> found.kl.dims, bool((found.kl >= 0).all())
+    >>> found.kl_last.dims, bool((found.kl_last > 0).all())
     (('document', 'layer'), True)
 
     model, texts, answers, options: as of `run`. queries, keys: positions in a document, {"tokens": ["Paris"]}, or
@@ -55,10 +55,10 @@ def ablate_edges(
     chosen heads of `window` neighbouring chosen layers around it, or "head", one head of it. layers, heads: the
     model's indices; None for all. renormalise: what becomes of the rest of the row, as of `attlas.Edit`.
 
-    kl, js (nats), total_variation, agreement, loss_change and, with answers, logit_difference (document, layer[,
-    head]), all as of `run`; and each of them `..._together`, (document), with the edges cut in all chosen layers and
-    heads at once; loss_unedited, logit_difference_unedited (document). With means and intervals over documents. Raises
-    InputError where a document has no such places.
+    kl, kl_last, js (nats), total_variation, agreement, loss_change and, with answers, logit_difference (document,
+    layer[, head]), all as of `run`; and each of them `..._together`, (document), with the edges cut in all chosen
+    layers and heads at once; loss_unedited, logit_difference_unedited (document). With means and intervals over
+    documents. Raises InputError where a document has no such places.
     """
     each, window = parse_choice(each, "each", tuple(EACH)), parse_count(window, "window")
     renormalise, interval = parse_choice(renormalise, "renormalise", RENORMALISE), Interval.of(confidence, seed)

@@ -27,6 +27,7 @@ MEASURES = {
     "loss_unedited": ("next-token cross-entropy", "nat"),
     "loss_change": ("changed less unchanged cross-entropy", "nat"),
     "kl": ("divergence of the changed from the unchanged prediction", "nat"),
+    "kl_last": ("divergence of the changed prediction behind the last token", "nat"),
     "js": ("Jensen-Shannon divergence of both predictions, at most ln 2", "nat"),
     "total_variation": ("total variation distance of both predictions, 0 to 1", "1"),
     "agreement": ("share of positions with the same likeliest token", "1"),
@@ -82,6 +83,9 @@ def difference(
         for first in range(0, len(at_N), ROWS):
             at = slice(first, first + ROWS)
             sums.add(edited_NW[at_N[at]], plain_NW[at_N[at]], next_N[at])
+        if end == len(ids_T):
+            q_W, p_W = (x[-1].double().log_softmax(0) for x in (edited_NW, plain_NW))
+            found["kl_last"] = _sum(p_W.exp() * (p_W - q_W))
         if answer is not None and end == len(ids_T):
             right, wrong = answer
             found["logit_difference"] = float(edited_NW[-1, right] - edited_NW[-1, wrong])

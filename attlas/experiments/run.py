@@ -44,11 +44,11 @@ def run(
     take the mean; None for `texts`. options: see the page "Experiments" of the docs.
 
     Of each document (document), means over the positions that count: loss and loss_unedited, the next-token
-    cross-entropy in nats; loss_change; kl and js, the divergence of the edited prediction in nats; total_variation;
-    agreement, the share of positions with the same most likely token; tokens predicted; and logit_difference and
-    logit_difference_unedited with `answers`. For each the mean over documents, `..._mean`, with its interval, `..._low`
-    and `..._high`, by a bootstrap of whole documents (`seed`), NaN of one document. Raises InputError where an edit is
-    of nothing, UnsupportedModelError.
+    cross-entropy in nats; loss_change; kl and js, the divergence of the edited prediction in nats, and kl_last, of the
+    one behind the last token; total_variation; agreement, the share of positions with the same most likely token;
+    tokens predicted; and logit_difference and logit_difference_unedited with `answers`. For each the mean over
+    documents, `..._mean`, with its interval, `..._low` and `..._high`, by a bootstrap of whole documents (`seed`), NaN
+    of one document. Raises InputError where an edit is of nothing, UnsupportedModelError.
     """
     asked_edits, interval = parse_edits(edits), Interval.of(confidence, seed)
     asked = ask_model(model, texts, options)

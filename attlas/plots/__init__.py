@@ -8,6 +8,7 @@ from attlas.plots.causal_report import causal_report
 from attlas.plots.coloured_text import coloured_text
 from attlas.plots.diversity import diversity_matrix, head_plane
 from attlas.plots.embedding import embedding
+from attlas.plots.experiment import experiment
 from attlas.plots.graph_drawing import graph_drawing
 from attlas.plots.head_grid import head_grid
 from attlas.plots.heads import head_map, head_page, role_map
@@ -27,6 +28,7 @@ __all__ = [
     "diversity_matrix",
     "draw",
     "embedding",
+    "experiment",
     "graph_drawing",
     "head_boxes",
     "head_grid",

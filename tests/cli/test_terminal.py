@@ -34,6 +34,7 @@ def listed(folder: Path, store: Path, ids: tuple[str, str], model: str, texts: P
     """Every command but benchmarks, on this atlas."""
     good = {
         **prepare(folder), "store": str(store), "other_store": str(store), "model": model, "inputs": str(texts),
+        "pairs": str(texts if texts.suffix == ".jsonl" else folder / "pairs.jsonl"),
         "--document": ids[0], "--other-document": ids[1],
     }  # fmt: skip
     return [one for one in commands(good, folder) if one.words[0] != "bench"]
@@ -47,7 +48,11 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> list[Command]:
     shutil.copytree(next(iter(demo.__path__)), model, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     store, texts = folder / f"{model.name}.zarr", folder / f"{model.name}.jsonl"
     ids = (f"[draft] {ODD}", ODD)
-    texts.write_text("".join(json.dumps({"id": one, "text": ODD_TEXT + one}) + "\n" for one in ids))
+    lines = [
+        {"id": one, "text": text, "other": text.replace("one", "two", 1), "right": "\x1b", "wrong": "\x07"}
+        for one in ids for text in [ODD_TEXT + one]
+    ]  # fmt: skip
+    texts.write_text("".join(json.dumps(line) + "\n" for line in lines))
     attlas.capture(str(model), [ODD_TEXT, f"and two, {ODD_TEXT}"], store, ids=list(ids))
     return listed(folder, store, ids, str(model), texts)
 

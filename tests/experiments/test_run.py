@@ -56,6 +56,8 @@ def test_loss_and_divergence_are_those_by_hand() -> None:
             assert document.loss_change.item() == pytest.approx(loss - plain, abs=2e-5)
             kl = (p.exp() * (p - q)).sum(1)[:-1].mean().item()
             assert document.kl.item() == pytest.approx(kl, abs=1e-5)
+            last = (p[-1].exp() * (p[-1] - q[-1])).sum().item()
+            assert document.kl_last.item() == pytest.approx(last, abs=1e-5)
             same = (q.argmax(1) == p.argmax(1))[:-1].double().mean().item()
             assert document.agreement.item() == pytest.approx(same)
             assert document.tokens.item() == len(ids) - 1

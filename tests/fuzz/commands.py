@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +49,18 @@ def prepare(folder: Path) -> dict[str, str]:
 
     text = "one two three, one two three. " * 16
     (folder / "text.txt").write_text(text)
+    pairs = {"id": "pair", "text": text, "other": text.replace("one", "two", 1), "right": "o", "wrong": "t"}
+    (folder / "pairs.jsonl").write_text(json.dumps(pairs) + "\n")
     atlas = attlas.capture("demo", [text, f"and two, {text}"], folder / "a.zarr", ids=["a", "b"])
     assert min(atlas[one].sizes["query"] for one in atlas) >= LEAST_TOKENS
     return {
-        "model": "demo", "inputs": str(folder / "text.txt"), "store": str(folder / "a.zarr"),
+        "model": "demo", "inputs": str(folder / "text.txt"), "pairs": str(folder / "pairs.jsonl"),
+        "store": str(folder / "a.zarr"),
         "--store": str(folder / "never.zarr"), "--layer": "0", "--head": "0", "--tokens": "64", "--document": "a",
         "--rounds": "1", "--keep": "statistics", "--shards": "1", "--replicas": "1", "--documents": "2",
         "picture": "map", "other_store": str(folder / "a.zarr"), "--other-document": "b",
         "--folder": str(folder), "stores": str(folder / "a.zarr"), "--port": "0",
-        "--output": str(folder / "out.html"),
+        "--output": str(folder / "out.html"), "--text": "a text", "--other": "b text", "--right": "a", "--wrong": "b",
     }  # fmt: skip
 
 
@@ -86,6 +90,7 @@ def _command(found: click.Command, words: tuple[str, ...], good: Mapping[str, st
     asked |= {"--port"} & set(names)  # the usual one may be taken
     asked |= SIZES & set(names) if words[0] == "bench" else set()
     good = {**good, "--head": "0.0"} if words[0] == "export" else good
+    good = {**good, "inputs": good["pairs"]} if words[0] == "patch" else good
     return Command(
         words=words,
         arguments={one.name or "": good[one.name or ""] for one in arguments},

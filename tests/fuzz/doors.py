@@ -19,6 +19,7 @@ from attlas.engine.model.source import ModelSource
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.rows import Rows
 from attlas.engine.passage.selection import parse_selection
+from attlas.experiments.asked import OPTIONS
 from attlas.jobs.choices import Choices
 from attlas.jobs.survey import SurveyOptions
 from attlas.plots.pictures import Wanted
@@ -27,6 +28,9 @@ from attlas.storage.tile import choose_tile
 
 __all__ = ["CALLBACKS", "INNER", "SLOW", "Door", "public_doors", "public_names"]
 
+EXPERIMENTS = {
+    name for name in experiments.__all__ if "options" in inspect.signature(getattr(experiments, name)).parameters
+}  # fmt: skip
 MODULES = (attlas, analysis, experiments, plots, attlas.storage)
 OPTION_VALUES = (ModelSource, Rows, Budget, Layout)
 INNER = {
@@ -48,6 +52,7 @@ BESIDE = {
     "thumbnails": ("document",),
     "graph_of": ("top",),
     "draw": ("document", "layer"),
+    "adversarial": ("layers", "steps"),
 }
 """Options without which a call is refused, where an atlas has two documents."""
 WRITTEN = {
@@ -97,6 +102,8 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "store": folder / "never.zarr", "key": "a", "axis": "text", "name": "entropy",
         "graph": graph, "x": np.ones(weights.sizes["key"]), "weights": weights, "made": graph, "top": 2,
         "do": "zero", "edits": attlas.Edit(do="zero", layer=1),
+        "others": "b text", "answers": [(1, 2)], "queries": "1:", "keys": 0, "layers": 1, "steps": 2,
+        "found": experiments.ablate_heads("demo", "a text", layers=1),
     }  # fmt: skip
     span = weights.isel(query=slice(20, 30), key=slice(10, 20))
     layers = analysis.overview(atlas, "a", layer=None, cells=20)
@@ -184,8 +191,8 @@ def _further(name: str) -> list[str]:
     """The names of `**choices` and `**options`."""
     if name == "Atlas.view":
         return [one for one in inspect.signature(attlas.view).parameters if one not in {"atlas", "document"}]
-    if name == "run":
-        return ["ids", "tokenizer", "dtype", "device", "revision", "max_tokens", "extrapolate"]
+    if name in EXPERIMENTS:
+        return list(OPTIONS)
     if name == "probe_heads":
         known = inspect.signature(attlas.capture).parameters
         return [one for one in known if one not in {"model", "texts", "store", "ids", "seed"}]
