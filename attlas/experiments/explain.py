@@ -14,7 +14,8 @@ __all__ = ["explain_edits"]
 
 
 def explain_edits(model: Any, edits: Any) -> list[dict[str, Any]]:
-    """A row for each layer that is edited: kind, layer, heads, edits, way ("output", "call", "tiles") and why.
+    """A row for each layer that is edited: kind, layer, heads, edits, way and why; ways are "output", "call", "heads",
+    "rows" and "tiles".
 
     >>> attlas.experiments.explain_edits("demo", attlas.Edit(do="zero", layer=1, head=0))[0]["way"]
     'output'

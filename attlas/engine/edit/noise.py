@@ -1,7 +1,7 @@
 """Random numbers that belong to a cell: the same for a seed, layer, head, query and key, however the work is cut.
 
 A counter-based generator: two rounds of splitmix64's finaliser (Steele et al. 2014, doi 10.1145/2714064.2660195) of
-the cell's number; normal ones by Box and Muller 1958.
+the cell's number; normal ones by the inverse of their distribution.
 
 Suffixes: H heads, Q queries, K keys.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["normal", "uniform"]
+__all__ = ["normal", "row_states", "uniform"]
 
 Indices = NDArray[np.int64]
 
@@ -29,17 +29,24 @@ def uniform(seed: int, layer: int, heads: Indices, query_Q: Indices, key_K: Indi
 
 def normal(seed: int, layer: int, heads: Indices, query_Q: Indices, key_K: Indices) -> torch.Tensor:
     """(H, Q, K) float32, of mean 0 and variance 1."""
-    bits = _cells(seed, layer, heads, query_Q, key_K)
-    one = 1 - _high(bits)  # in (0, 1]
-    other = (bits & 0xFFFFFF).double() * 2.0**-24
-    return (torch.sqrt(-2 * torch.log(one)) * torch.cos(2 * math.pi * other)).float()
+    middle = _high(_cells(seed, layer, heads, query_Q, key_K)) + 2.0**-25
+    return (math.sqrt(2) * torch.erfinv(2 * middle - 1)).float()
+
+
+def row_states(seed: int, layer: int, heads: Indices, query_Q: Indices) -> NDArray[np.uint64]:
+    """(H, Q): what the numbers of a row's cells begin from, for compiled code that draws them itself."""
+    return _rows(seed, layer, heads, query_Q).numpy().view(np.uint64)
 
 
 def _cells(seed: int, layer: int, heads: Indices, query_Q: Indices, key_K: Indices) -> torch.Tensor:
+    of_HQ = _rows(seed, layer, heads, query_Q)
+    return _mix(of_HQ[:, :, None] + torch.from_numpy(np.asarray(key_K, np.int64)) * GOLDEN)
+
+
+def _rows(seed: int, layer: int, heads: Indices, query_Q: Indices) -> torch.Tensor:
     base = _mix(torch.tensor([seed], dtype=torch.int64) * GOLDEN + layer)
     of_H = _mix(base + torch.from_numpy(np.asarray(heads, np.int64)) * GOLDEN)
-    of_HQ = _mix(of_H[:, None] + torch.from_numpy(np.asarray(query_Q, np.int64)) * GOLDEN)
-    return _mix(of_HQ[:, :, None] + torch.from_numpy(np.asarray(key_K, np.int64)) * GOLDEN)
+    return _mix(of_H[:, None] + torch.from_numpy(np.asarray(query_Q, np.int64)) * GOLDEN)
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

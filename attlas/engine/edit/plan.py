@@ -1,8 +1,9 @@
 """Which edits a layer has, and the cheapest exact way to carry them out. Values and pure functions; no torch.
 
-Three ways. An edit of the output changes what the layer has computed. An edit of the call changes what is computed, so
-that it costs nothing more. All others take a tile pass: whole rows of weights, a block at a time, edited, and
-multiplied with the values.
+Five ways. An edit of the output changes what the layer has computed. An edit of the call changes what is computed, so
+that it costs nothing more. Two heads that swap weights are attended again, by q and k of the other. All others are of
+whole rows of weights, a block at a time, edited, and multiplied with the values: one edit by compiled passes ("rows",
+on the CPU), several one after the other ("tiles").
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ Indices = NDArray[np.int64]
 
 REPLACING = ("patch", "mean")
 """What puts values in the place of a head's output."""
+COMPILED = ("knock_out", "zero", "scale", "temperature", "noise", "drop_top", "drop_random")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerEdits:
-    """The edits of one layer, in order, each with its heads, ascending. way: "output", "call" or "tiles"; why: a line.
+    """The edits of one layer, in order, each with its heads, ascending. way: "output", "call", "heads", "rows" or
+    "tiles"; why: a line.
 
     layers: for each edit, the place of the layer among the layers that it is of, which its `values` are ordered by.
     """
@@ -100,7 +103,11 @@ def _way(rule: ScoreRule, edits: Sequence[Edit]) -> tuple[str, str]:
     plain = rule.softcap is None and rule.bias is None
     if len(edits) == 1 and edits[0].do == "temperature" and plain and (rule.sink_H is None or edits[0].query is None):
         return "call", "the queries are divided by the temperature"
-    return "tiles", "whole rows of weights, a block at a time"
+    if len(edits) == 1 and edits[0].do == "swap":
+        return "heads", "both heads again, by the queries and keys of the other"
+    if len(edits) == 1 and edits[0].do in COMPILED:
+        return "rows", "whole rows of weights, a block at a time, in one compiled pass"
+    return "tiles", "whole rows of weights, a block at a time, edit after edit"
 
 
 def _is_of_output(edit: Edit) -> bool:

@@ -31,6 +31,7 @@ __all__ = [
     "add_bias",
     "count_bins",
     "exp2",
+    "float_of_bits",
     "larger",
     "measure",
     "smaller",
@@ -60,7 +61,7 @@ def _reinterpret(_context: Any, _value: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-_float_of_bits: Any = intrinsic(_reinterpret)
+float_of_bits: Any = intrinsic(_reinterpret)
 
 
 def _extremum(name: str) -> Any:
@@ -93,7 +94,7 @@ def exp2(t: Any) -> Any:
     p = p * f + np.float32(2.4023050e-1)
     p = p * f + np.float32(6.9314694e-1)
     p = p * f + np.float32(1.0)
-    return p * _float_of_bits((np.int32(whole) + np.int32(127)) << np.int32(23))
+    return p * float_of_bits((np.int32(whole) + np.int32(127)) << np.int32(23))
 
 
 @njit(**FAST)

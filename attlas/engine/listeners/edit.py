@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from attlas.engine.attention.call import AttentionCall, Listener
 from attlas.engine.edit.actions import DOING, Cells
 from attlas.engine.edit.block import Block
+from attlas.engine.edit.change import change_of
 from attlas.engine.edit.edit import Edit
 from attlas.engine.edit.places import TokenText
 from attlas.engine.edit.plan import REPLACING, LayerEdits, plan_edits
-from attlas.engine.kernels import reference
-from attlas.engine.kernels.measure import TILE_BYTES, Attended
+from attlas.engine.kernels import door, reference
+from attlas.engine.kernels.edited_cpu import attend_edited
+from attlas.engine.kernels.measure import TILE_BYTES, Attended, Measure
 from attlas.engine.kernels.problem import Problem
 from attlas.engine.model.layout import ModelLayout
 from attlas.engine.passage.chunk_rows import ChunkRows
@@ -63,10 +65,11 @@ class Editing(Listener):
             return call
         (edit,), (heads,) = plan.edits, plan.heads
         assert edit.temperature is not None
-        q_HND = call.q_HND.clone()
-        rows = torch.from_numpy(np.flatnonzero(self._rows(call, edit)))
-        of = torch.from_numpy(heads)
-        q_HND[of[:, None], rows] /= edit.temperature
+        by_HN = torch.ones(call.q_HND.shape[:2])
+        by_HN[torch.from_numpy(heads)[:, None], torch.from_numpy(np.flatnonzero(self._rows(call, edit)))] = (
+            1 / edit.temperature
+        )
+        q_HND = call.q_HND * by_HN[:, :, None].to(call.q_HND)
         rule = call.rule
         if rule.sink_H is not None:
             sink_H = rule.sink_H.copy()
@@ -79,7 +82,11 @@ class Editing(Listener):
         if plan is None or plan.way == "call":
             return attended
         out_NHV = attended.out_NHV.clone()
-        if plan.way == "tiles":
+        if plan.way == "heads":
+            self._swapped(call, plan, out_NHV)
+        elif plan.way == "rows" and call.q_HND.device.type == "cpu":
+            self._by_rows(call, plan, attended.rows.lse_HN, out_NHV)
+        elif plan.way in ("rows", "tiles"):
             self._by_tiles(call, plan, out_NHV)
         for edit, heads, place in zip(plan.edits, plan.heads, plan.places, strict=True):
             if plan.way == "output" or edit.do in REPLACING:
@@ -105,6 +112,36 @@ class Editing(Listener):
         else:
             values_hQV = self._values(edit, place, len(heads), self._ordinals(call, edit, row_N), out_NHV.shape[2])
             out_NHV[at] = values_hQV.transpose(0, 1).to(out_NHV.dtype)
+
+    def _swapped(self, call: AttentionCall, plan: LayerEdits, out_NHV: torch.Tensor) -> None:
+        """Each of the two heads again, by q and k of the other."""
+        (edit,), (own,) = plan.edits, plan.heads
+        assert edit.other is not None
+        row_N = np.flatnonzero(self._rows(call, edit))
+        if not row_N.size or own[0] == edit.other:
+            return
+        two, rows = np.array([own[0], edit.other]), torch.from_numpy(row_N)
+        for head, other in (two, two[::-1]):
+            problem = call.problem().of(np.array([other]), row_N)
+            found = door.attend(problem, _of_heads(call, call.v_GMV, np.array([head])), Measure())
+            out_NHV[rows, int(head)] = found.out_NHV[:, 0].to(out_NHV.dtype)
+
+    def _by_rows(self, call: AttentionCall, plan: LayerEdits, lse_HN: torch.Tensor, out_NHV: torch.Tensor) -> None:
+        """The same by compiled passes, of one edit that they know."""
+        rows, heads, edit = _chunk(call), plan.union, plan.edits[0]
+        touched_N = self._rows(call, edit)
+        keys = call.k_GMD.shape[1]
+        key_in_M = self._keys(call, edit) if edit.key is not None else np.ones(keys, dtype=bool)
+        document_N, position_N = (x[rows.rows] for x in (rows.query_axis.document_T, rows.query_axis.position_T))
+        for document in np.unique(document_N[touched_N]).tolist():
+            row_R = np.flatnonzero(touched_N & (document_N == document))
+            part = call.problem().of(heads, row_R)
+            change = change_of(edit, plan.layer, heads, key_in_M, position_N[row_R], int(part.tokens.first_N[0]))
+            v_GMV = _of_groups(call, heads, part.groups)
+            lse_HR = lse_HN[torch.from_numpy(heads)[:, None], torch.from_numpy(row_R)]
+            found_RHV = attend_edited(part, lse_HR, v_GMV, change, tile_bytes=self.tile_bytes)
+            place_R = torch.from_numpy(row_R)[:, None]
+            out_NHV[place_R, torch.from_numpy(heads)] = found_RHV.to(out_NHV.dtype)
 
     def _by_tiles(self, call: AttentionCall, plan: LayerEdits, out_NHV: torch.Tensor) -> None:
         """The rows of the edited heads again, a block at a time."""
@@ -243,6 +280,15 @@ def _block(
 def _of_heads(call: AttentionCall, v_GMV: torch.Tensor, heads: Indices) -> torch.Tensor:
     """(h, M, V): each head's values."""
     return v_GMV[torch.from_numpy(heads // (call.q_HND.shape[0] // len(v_GMV)))]
+
+
+def _of_groups(call: AttentionCall, heads: Indices, groups: int) -> torch.Tensor:
+    """The values of kv heads as `Problem.of` shares them among these heads."""
+    place = heads // (call.q_HND.shape[0] // len(call.v_GMV))
+    shared = np.unique(place)
+    if len(shared) == len(call.v_GMV) == groups:
+        return call.v_GMV
+    return call.v_GMV[torch.from_numpy(shared if len(shared) == groups else place)]
 
 
 def _means(v_hMV: torch.Tensor, call: AttentionCall, row_N: Indices) -> torch.Tensor:
