@@ -131,7 +131,7 @@ class Asked:
         """The listener that makes edits in a passage of this document alone."""
         return Editing(
             edits, self.layout, text=None if self.loaded.tokenizer is None else self.texts,
-            document_ids=lambda _: document.id,
+            document_ids=lambda _: document.id, output_only=True,
         )  # fmt: skip
 
     def passage(self, document: Document, *, whole: bool = False) -> Passage:

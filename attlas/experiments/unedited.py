@@ -43,11 +43,11 @@ class Unedited:
             return self.asked.logits(self.part, [])
         return self.asked.logits(self.part, [], prefix=self.prefix, begin=len(self.prefix.layers))
 
-    def logits_with(self, edits: Sequence[Edit], more: Sequence[Listener] = ()) -> Iterator[torch.Tensor]:
-        """The same of an edited run. more: listeners that stand inside of the edits, of layers that are edited too."""
+    def logits_with(self, edits: Sequence[Edit]) -> Iterator[torch.Tensor]:
+        """The same of an edited run."""
         assert self.loss is not None
         editing = self.asked.editing(edits, self.document)
-        return self.logits_from(editing.plans, [editing, *more])
+        return self.logits_from(editing.plans, [editing])
 
     def logits_from(
         self, modules: Iterable[str], listeners: Sequence[Listener], *, last_only: bool = False

@@ -50,16 +50,21 @@ class Change:
 
 
 def attend_edited(
-    problem: Problem, lse_HN: torch.Tensor, v_GMV: torch.Tensor, change: Change, *, tile_bytes: int = TILE_BYTES
+    problem: Problem, lse_HN: torch.Tensor | None, v_GMV: torch.Tensor, change: Change, *, tile_bytes: int = TILE_BYTES
 ) -> torch.Tensor:
-    """Output (N, H, V), float32, of edited weights. lse_HN: the rows' log-sum-exp, sink logits included.
+    """Output (N, H, V), float32, of edited weights. lse_HN: the rows' log-sum-exp, sink logits included; None where it
+    is not known, and is found out where it is needed.
 
     v_GMV: values of the problem's kv heads. Memory: a block a thread, at most `tile_bytes` or one row of the heads that
     share keys, a float32 copy of factors that are not, and what is returned.
     """
     tiles, rule, groups, heads = Tiles.of(problem, tile_bytes), problem.rule, problem.groups, problem.heads
     each, v_GMV = heads // groups, v_GMV.float()
-    lse2_HN = np.ascontiguousarray(lse_HN.float().numpy() / np.float32(LN2), dtype=np.float32)
+    if lse_HN is None:
+        lse2_HN = np.full((heads, problem.rows), edited_passes.UNKNOWN)
+    else:
+        lse2_HN = np.ascontiguousarray(lse_HN.float().numpy() / np.float32(LN2), dtype=np.float32)
+    q_HND = problem.q_HND.float() if rule.softcap is not None else problem.q_HND.float() * float(tiles.scale)
     sink2_H = np.full(heads, NO_SINK) if rule.sink_H is None else (rule.sink_H / np.float32(LN2)).astype(np.float32)
     offset_O = np.zeros(0, dtype=np.int64) if change.offsets is None else change.offsets
     row_HN = change.row_HN if change.row_HN.size else np.zeros((heads, problem.rows), dtype=np.uint64)
@@ -72,15 +77,15 @@ def attend_edited(
     def task(number: int) -> None:
         g, begin, end, low, high = blocks[number]
         at, own = slice(begin, end), slice(g * each, (g + 1) * each)
-        q_RD = tiles.problem.q_HND[own, at].reshape(each * (end - begin), -1)
+        q_RD = q_HND[own, at].reshape(each * (end - begin), -1)
         s_RK = q_RD @ tiles.problem.k_GMD[g, low:high].T
         if rule.softcap is not None:
-            s_RK.mul_(rule.scaling / rule.softcap).tanh_().mul_(rule.softcap)
+            s_RK.mul_(rule.scaling / rule.softcap).tanh_().mul_(rule.softcap * float(tiles.scale))
         lo_Q = problem.start_N[at] - low
         bias_Q = lo_Q if rule.bias is None else low - tiles.own_N[at] - rule.bias.first_offset
         edited_passes.edit_rows(
             s_RK.view(each, end - begin, high - low).numpy(), change.action, np.float32(change.value), change.rest,
-            change.by_count, change.top, np.float64(change.share), tiles.scale,
+            change.by_count, change.top, np.float64(change.share),
             np.ascontiguousarray(lse2_HN[own, at]), sink2_H[own], lo_Q, problem.stop_N[at] - low, low,
             tiles.table_HR[own], bias_Q, np.ascontiguousarray(row_HN[own, at]), change.first, change.key_in_M,
             offset_O, change.offsets is None, change.query_N[at],

@@ -29,6 +29,10 @@ BINS = 4096
 FEW = np.float32(-60.0)
 """Base-2 logarithm of a share of a row's weight below which what is left has a maximum of its own."""
 STEP = np.float32(2.0**-24)
+NO_SINK = np.float32(-1e30)
+"""Sink logits of heads that have one are above it."""
+UNKNOWN = np.float32(1e30)
+"""A log-sum-exp that is not given is above it."""
 
 
 def _bits(_context: Any, _value: Any) -> Any:
@@ -109,13 +113,21 @@ def _log(x: Any) -> Any:
 
 
 @njit(**FAST)
-def _scaled(s_K: Any, scale: Any) -> Any:
-    """Scores -> base-2 logarithms of unnormalised weights; the largest of them."""
+def _largest(t_K: Any) -> Any:
     largest = np.float32(-3.4e38)
-    for j in range(s_K.shape[0]):
-        s_K[j] *= scale
-        largest = passes.larger(largest, s_K[j])
+    for j in range(t_K.shape[0]):
+        largest = passes.larger(largest, t_K[j])
     return largest
+
+
+@njit(**FAST)
+def _lse(t_K: Any, sink2: Any) -> Any:
+    """Base-2 log-sum-exp of a row, the sink logit included."""
+    top = passes.larger(_largest(t_K), sink2)
+    total = _sum_of(t_K, top)
+    if sink2 > NO_SINK:
+        total += passes.exp2(passes.larger(sink2 - top, LOWEST))
+    return top + np.float32(np.log2(total))
 
 
 @njit(**FAST)
@@ -172,7 +184,7 @@ def _take_out(t_K: Any, in_K: Any, lse2: Any, sink2: Any, rest: Any) -> None:
     if left < np.float32(-2.0e38):
         t_K[:] = 0
         return
-    has_sink = sink2 > np.float32(-1e30)
+    has_sink = sink2 > NO_SINK
     total = np.float32(1)
     if has_sink and rest == REST:
         total = _sum_of(t_K, lse2)
@@ -192,7 +204,7 @@ def _softmax(t_K: Any, largest: Any, sink2: Any) -> None:
     """Logarithms -> weights of their own softmax, with a sink logit or none."""
     top = passes.larger(largest, sink2)
     total = _weigh(t_K, top) + passes.exp2(passes.larger(sink2 - top, LOWEST))
-    if sink2 < np.float32(-1e30):
+    if sink2 < NO_SINK:
         total -= passes.exp2(LOWEST)
     _times(t_K, np.float32(1) / total)
 
@@ -291,20 +303,20 @@ def _in_order(u_K: Any, in_K: Any, amount_K: Any, goal: Any, gone_K: Any, mass_B
 
 @njit(**FAST)
 def edit_rows(
-    s_HQK: Any, action: int, value: Any, rest: int, by_count: Any, top: int, share: Any, scale: Any, lse2_HQ: Any,
-    sink2_H: Any, lo_Q: Any, hi_Q: Any, low: int, table_HR: Any, bias_Q: Any, row_HQ: Any, first: int, key_in_M: Any,
-    offset_O: Any, any_offset: Any, query_Q: Any,
+    t_HQK: Any, action: int, value: Any, rest: int, by_count: Any, top: int, share: Any, lse2_HQ: Any, sink2_H: Any,
+    lo_Q: Any, hi_Q: Any, low: int, table_HR: Any, bias_Q: Any, row_HQ: Any, first: int, key_in_M: Any, offset_O: Any,
+    any_offset: Any, query_Q: Any,
 ) -> None:  # fmt: skip
-    """Scores of whole rows -> edited weights in place, zero outside the intervals.
+    """Scores of whole rows, in base-2 logarithms, -> edited weights in place, zero outside the intervals.
 
     action, value: what is done and by how much. rest: of NONE, REST, SCORES. top, share: how many weights are dropped;
-    by_count: as many random ones, not as much weight. scale: from a score to the base-2 logarithm of a weight; lse2_HQ,
-    sink2_H: log-sum-exp and sink logits in base 2. lo_Q, hi_Q: intervals, in columns; low: the first column's key.
+    by_count: as many random ones, not as much weight. lse2_HQ, sink2_H: log-sum-exp (UNKNOWN: found out) and sink
+    logits in base 2. lo_Q, hi_Q: intervals, in columns; low: the first column's key.
     table_HR, bias_Q: as of `passes.measure`. row_HQ: the generator's state of each row. first: the document's first
     key. key_in_M: 1 at the keys of the edit, (M,). offset_O: key less query, the edit is of, unless any_offset.
     query_Q: each row's place in the document.
     """
-    heads, rows, keys = s_HQK.shape
+    heads, rows, keys = t_HQK.shape
     mask_K, more_K, u_K = np.empty(keys, np.float32), np.empty(keys, np.float32), np.empty(keys, np.float32)
     order_K, some_K, count_B = np.empty(keys, np.int32), np.empty(keys + 1, np.int32), np.empty(BINS, np.int64)
     mass_B = np.empty(min(4096, max(1, keys // 4)), np.float64)
@@ -323,18 +335,21 @@ def edit_rows(
         for j in range(hi - lo):
             seen += in_K[j] > 0
         for h in range(heads):
-            row = s_HQK[h, i]
+            row = t_HQK[h, i]
             row[:lo] = 0
             row[hi:] = 0
             t_K = row[lo:hi]
             if table_HR.shape[1]:
-                passes.add_bias(t_K, table_HR[h], bias_Q[i] + lo, np.float32(scale / LOG2E))
+                passes.add_bias(t_K, table_HR[h], bias_Q[i] + lo, np.float32(1 / LOG2E))
             lse2, sink2, u = lse2_HQ[h, i], sink2_H[h], u_K[lo:hi]
-            largest = _scaled(t_K, scale)
             if action == TEMPERATURE:
                 _times(t_K, np.float32(1) / value)
-                _softmax(t_K, largest / value, sink2 / value)
+                _softmax(t_K, _largest(t_K), sink2 / value if sink2 > NO_SINK else sink2)
                 continue
+            if lse2 >= UNKNOWN and seen > 0 and action in (KNOCK_OUT, DROP_TOP) and rest != NONE:
+                lse2 = _largest(t_K) if sink2 < NO_SINK else _lse(t_K, sink2)
+            elif lse2 >= UNKNOWN and (seen == 0 or action != NOISE_SCORES):
+                lse2 = _lse(t_K, sink2)
             if seen == 0:
                 _weigh(t_K, lse2)
                 continue

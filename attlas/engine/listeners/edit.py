@@ -22,8 +22,9 @@ from attlas.engine.edit.places import TokenText
 from attlas.engine.edit.plan import REPLACING, LayerEdits, plan_edits
 from attlas.engine.kernels import door, reference
 from attlas.engine.kernels.edited_cpu import attend_edited
-from attlas.engine.kernels.measure import TILE_BYTES, Attended, Measure
+from attlas.engine.kernels.measure import TILE_BYTES, Attended, Measure, RowStatistics
 from attlas.engine.kernels.problem import Problem
+from attlas.engine.listeners.compute import Compute
 from attlas.engine.model.layout import ModelLayout
 from attlas.engine.passage.chunk_rows import ChunkRows
 from attlas.errors import InputError
@@ -41,9 +42,11 @@ class Editing(Listener):
     """Makes edits in the layers that they are of; all others are answered as they would be.
 
     text: token ids -> their texts, for edits that name tokens. tile_bytes: what the arrays of a block take at most, or
-    those of one row. What stands outside sees the model's call unedited and the edited output; statistics of the
-    weights are of the unedited ones. The calls must be placed in a passage. Raises InputError where an edit is of
-    nothing in the model, or of places that a document lacks.
+    those of one row. output_only: nobody asks for the log-sum-exp of the unedited weights, for anything measured of
+    them, or for the unedited output: a layer of which every weight is edited is then computed once. What stands outside
+    sees the model's call unedited and the edited output; statistics of the weights are of the unedited ones. The calls
+    must be placed in a passage. Raises InputError where an edit is of nothing in the model, or of places that a
+    document lacks.
     """
 
     def __init__(
@@ -54,10 +57,28 @@ class Editing(Listener):
         text: TokenText | None = None,
         document_ids: Callable[[int], str] = str,
         tile_bytes: int = TILE_BYTES,
+        output_only: bool = False,
     ) -> None:
         self.plans: Mapping[str, LayerEdits] = plan_edits(edits, layout)
         self.text, self.document_ids, self.tile_bytes = text, document_ids, tile_bytes
+        self.output_only = output_only
         self._places: dict[tuple[int, str, str, int, int], Flags] = {}
+
+    def compute(self, call: AttentionCall) -> Attended:
+        """What the model asks, or nothing where all of it is computed anew."""
+        if not self._is_anew(call):
+            return Compute().compute(call)
+        heads, rows = call.q_HND.shape[:2]
+        out_NHV = call.v_GMV.new_empty(rows, heads, call.v_GMV.shape[2])
+        return Attended(out_NHV=out_NHV, rows=RowStatistics(lse_HN=torch.full((heads, rows), torch.nan)))
+
+    def _is_anew(self, call: AttentionCall) -> bool:
+        plan = self._plan(call)
+        if plan is None or plan.way != "rows" or not self.output_only or call.q_HND.device.type != "cpu":
+            return False
+        needs_gradient = torch.is_grad_enabled() and call.q_HND.requires_grad
+        every = len(plan.union) == call.q_HND.shape[0] and bool(self._rows(call, plan.edits[0]).all())
+        return every and not call.measure.anything and not needs_gradient
 
     def before(self, call: AttentionCall) -> AttentionCall:
         plan = self._plan(call)
@@ -85,7 +106,7 @@ class Editing(Listener):
         if plan.way == "heads":
             self._swapped(call, plan, out_NHV)
         elif plan.way == "rows" and call.q_HND.device.type == "cpu":
-            self._by_rows(call, plan, attended.rows.lse_HN, out_NHV)
+            self._by_rows(call, plan, None if self._is_anew(call) else attended.rows.lse_HN, out_NHV)
         elif plan.way in ("rows", "tiles"):
             self._by_tiles(call, plan, out_NHV)
         for edit, heads, place in zip(plan.edits, plan.heads, plan.places, strict=True):
@@ -122,11 +143,13 @@ class Editing(Listener):
             return
         two, rows = np.array([own[0], edit.other]), torch.from_numpy(row_N)
         for head, other in (two, two[::-1]):
-            problem = call.problem().of(np.array([other]), row_N)
+            problem = _part(call, np.array([other]), row_N)
             found = door.attend(problem, _of_heads(call, call.v_GMV, np.array([head])), Measure())
             out_NHV[rows, int(head)] = found.out_NHV[:, 0].to(out_NHV.dtype)
 
-    def _by_rows(self, call: AttentionCall, plan: LayerEdits, lse_HN: torch.Tensor, out_NHV: torch.Tensor) -> None:
+    def _by_rows(
+        self, call: AttentionCall, plan: LayerEdits, lse_HN: torch.Tensor | None, out_NHV: torch.Tensor
+    ) -> None:
         """The same by compiled passes, of one edit that they know."""
         rows, heads, edit = _chunk(call), plan.union, plan.edits[0]
         touched_N = self._rows(call, edit)
@@ -135,10 +158,11 @@ class Editing(Listener):
         document_N, position_N = (x[rows.rows] for x in (rows.query_axis.document_T, rows.query_axis.position_T))
         for document in np.unique(document_N[touched_N]).tolist():
             row_R = np.flatnonzero(touched_N & (document_N == document))
-            part = call.problem().of(heads, row_R)
+            part = _part(call, heads, row_R)
             change = change_of(edit, plan.layer, heads, key_in_M, position_N[row_R], int(part.tokens.first_N[0]))
             v_GMV = _of_groups(call, heads, part.groups)
-            lse_HR = lse_HN[torch.from_numpy(heads)[:, None], torch.from_numpy(row_R)]
+            at = torch.from_numpy(heads)[:, None], torch.from_numpy(row_R)
+            lse_HR = None if lse_HN is None else lse_HN[at]
             found_RHV = attend_edited(part, lse_HR, v_GMV, change, tile_bytes=self.tile_bytes)
             place_R = torch.from_numpy(row_R)[:, None]
             out_NHV[place_R, torch.from_numpy(heads)] = found_RHV.to(out_NHV.dtype)
@@ -275,6 +299,12 @@ def _block(
         layer=layer, heads=heads, query_Q=query_Q, key_K=key_K - first, visible_QK=visible_QK, s_HQK=s_HQK,
         lse_HQ=lse_HQ, sink_H=sink_H,
     )  # fmt: skip
+
+
+def _part(call: AttentionCall, heads: Indices, row_R: Indices) -> Problem:
+    """The problem of some heads and rows; what is all of them is not copied."""
+    every = len(heads) == call.q_HND.shape[0], len(row_R) == call.q_HND.shape[1]
+    return call.problem().of(None if every[0] else heads, None if every[1] else row_R)
 
 
 def _of_heads(call: AttentionCall, v_GMV: torch.Tensor, heads: Indices) -> torch.Tensor:

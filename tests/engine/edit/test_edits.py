@@ -11,10 +11,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.edit import noise
 from attlas.engine.edit.actions import DOING, Cells
 from attlas.engine.edit.block import Block
 from attlas.engine.edit.edit import Edit
+from attlas.engine.edit.plan import plan_edits
+from attlas.engine.kernels import edited_passes
+from attlas.engine.kernels.edited_cpu import Change, attend_edited
+from attlas.engine.kernels.problem import Problem, TokenFacts
 from attlas.engine.listeners.edit import Editing
 from attlas.engine.model.load import load_model
 from attlas.engine.model.probe import probe
@@ -125,6 +130,19 @@ EDITS: dict[str, tuple[dict[str, Any], Callable[[Floats], Floats]]] = {
     ),
     "drop top": ({"do": "drop_top", "top": 2, **H}, of_heads(lambda a: drop_top(a, 2))),
     "swap": ({"do": "swap", "head": 0, "other": 2}, swapped),
+    "knock out everywhere": ({"do": "knock_out", "key": ":2"}, lambda a: knock_out(a, "rest", first_keys(a))),
+    "knock out scores everywhere": (
+        {"do": "knock_out", "key": "first", "renormalise": "scores"},
+        lambda a: knock_out(a, "scores", np.broadcast_to(np.arange(a.shape[-1]) < 1, a.shape)),
+    ),
+    "knock out none everywhere": (
+        {"do": "knock_out", "key": ":2", "renormalise": "none"}, lambda a: knock_out(a, "none", first_keys(a))
+    ),
+    "drop top everywhere": ({"do": "drop_top", "top": 2}, lambda a: drop_top(a, 2)),
+    "drop the largest everywhere": ({"do": "drop_top", "top": 1}, lambda a: drop_top(a, 1)),
+    "scale keys everywhere": (
+        {"do": "scale", "factor": 0.3, "key": ":2"}, lambda a: np.where(first_keys(a), 0.3 * a, a)
+    ),
 }  # fmt: skip
 
 
@@ -147,7 +165,9 @@ def run(model: Any, given: list[Any], edits: list[Edit], *, pack: bool = False, 
     (packed,) = plan_packs(lengths, pack_tokens=10_000, block=64)
     (part,) = passages(packed, made, pack_documents=pack, chunk_tokens=chunk)
     runner = ShardRunner(Shard.whole(loaded.model), layout, recording=TIERS["factors"].recording())
-    opened = runner.open(part, None, finish=True, listeners=[Editing(edits, layout, tile_bytes=6 * 4 * 2 * 5 * 23)])
+    opened = runner.open(
+        part, None, finish=True, listeners=[Editing(edits, layout, tile_bytes=6 * 4 * 2 * 5 * 23, output_only=True)]
+    )
     states = []
     for number in range(len(part.chunks)):
         with torch.inference_mode():
@@ -171,6 +191,8 @@ def test_equal_to_the_same_edit_of_eager_weights(family: str) -> None:
     model, (document,) = build_model(BY_NAME[family]), documents(BY_NAME[family], lengths=(23,))
     plain = run(model, [document], [])
     for name, (asked, change) in EDITS.items():
+        if family == "gpt_oss" and name == "knock out scores everywhere":
+            continue  # what the sink takes, told from rounded weights, is too rough here: see the next test but one
         found = run(model, [document], [Edit(**asked)])
         expected = by_eager(model, document, partial(apart, change))
         bound = 2e-4 if "relative_bias" in BY_NAME[family].traits else 1e-4
@@ -180,6 +202,10 @@ def test_equal_to_the_same_edit_of_eager_weights(family: str) -> None:
 
 
 OTHERS: dict[str, dict[str, Any]] = {
+    "noise everywhere": {"do": "noise", "size": 0.7, "seed": 3},
+    "noise on weights everywhere": {"do": "noise", "size": 0.05, "on": "weights"},
+    "drop random everywhere": {"do": "drop_random", "share": 0.4, "seed": 5},
+    "drop as many": {"do": "drop_random", "top": 3, "seed": 5, "match": "count", **H},
     "noise": {"do": "noise", "size": 0.7, "seed": 3, **H},
     "noise on weights": {"do": "noise", "size": 0.05, "on": "weights", **H},
     "drop random": {"do": "drop_random", "top": 2, "seed": 5, **H},
@@ -294,3 +320,45 @@ def test_no_digit_is_lost_where_nearly_all_weight_is_removed() -> None:
     expected = s_HQK[:, 1:, 1:].double().softmax(2)
     torch.testing.assert_close(block.weights()[:, 1:, 1:].double(), expected, atol=1e-5, rtol=1e-5)
     assert (block.weights()[:, 0] == 0).all(), "a row with nothing left"
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss", "deepseek_v3"])
+def test_compiled_passes_are_the_edits_one_by_one(family: str) -> None:
+    """One edit by compiled passes, and the same with another that changes nothing, which takes the general way."""
+    model, (document,) = build_model(BY_NAME[family]), documents(BY_NAME[family], lengths=(41,))
+    nothing = Edit(do="scale", factor=1.0, key=0)
+    for asked in [*OTHERS.values(), {"do": "knock_out", "offset": [0, -3]}, {"do": "drop_top", "share": 0.37}]:
+        edit = Edit(**asked)
+        first, *rest = plan_edits([edit], prepared(model)[1]).values()
+        assert {one.way for one in (first, *rest)} == {"rows"}
+        both = [edit, nothing]
+        assert next(iter(plan_edits(both, prepared(model)[1]).values())).way == "tiles"
+        compiled, general = run(model, [document], [edit]), run(model, [document], both)
+        torch.testing.assert_close(compiled, general, atol=2e-5, rtol=2e-4, msg=str(edit))
+
+
+def test_what_little_is_left_keeps_its_digits() -> None:
+    """Nearly all weight on one key, which is knocked out: the rest is a softmax of its own."""
+    generator = torch.Generator().manual_seed(0)
+    q_HND, k_GMD, v_GMV = (torch.randn(1, 40, 8, generator=generator) for _ in range(3))
+    k_GMD[:, 0] = 40 * q_HND.mean(1)
+    q_HND += 30 * q_HND.mean(1, keepdim=True)
+    rule = ScoreRule(scaling=1.0)
+    start_N, stop_N = np.zeros(40, np.int64), np.arange(40) + 1
+    problem = Problem(
+        q_HND=q_HND, k_GMD=k_GMD, rule=rule, start_N=start_N, stop_N=stop_N,
+        tokens=TokenFacts.of_places(40, 40, np.arange(40)),
+    )  # fmt: skip
+    s = (q_HND.double() @ k_GMD.double().transpose(1, 2))[0].masked_fill(~torch.ones(40, 40).tril().bool(), -torch.inf)
+    assert s.softmax(1)[:, 0].min() > 1 - 1e-12
+    expected = s[1:, 1:].softmax(1) @ v_GMV[0, 1:].double()
+    key_in = (np.arange(40) == 0).astype(np.float32)
+    for rest in (edited_passes.REST, edited_passes.SCORES):
+        for lse_HN in (None, s.logsumexp(1)[None].float()):
+            change = Change(
+                action=edited_passes.KNOCK_OUT, value=0.0, rest=rest, key_in_M=key_in, offsets=None,
+                query_N=np.arange(40), first=0, row_HN=np.empty((0, 0), np.uint64),
+            )  # fmt: skip
+            out = attend_edited(problem, lse_HN, v_GMV, change)
+            torch.testing.assert_close(out[1:, 0].double(), expected, atol=2e-4, rtol=2e-4)
+            assert (out[0] == 0).all()
