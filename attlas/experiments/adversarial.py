@@ -191,7 +191,7 @@ class _Shifted(Listener):
         s_hM = reference.scores(problem)[0][:, 0] + self.shifts[module].to(call.q_HND.device)
         lse_h = torch.logsumexp(s_hM, dim=1)
         if problem.rule.sink_H is not None:
-            lse_h = torch.logaddexp(lse_h, torch.from_numpy(np.ascontiguousarray(problem.rule.sink_H)))
+            lse_h = torch.logaddexp(lse_h, torch.from_numpy(np.ascontiguousarray(problem.rule.sink_H)).to(lse_h))
         a_hM = (s_hM - lse_h[:, None]).exp()
         self.weights[module] = a_hM.cpu()
         v_hMV = call.v_GMV[torch.from_numpy(heads // (call.q_HND.shape[0] // len(call.v_GMV)))]

@@ -65,8 +65,8 @@ def _temperature(block: Block, edit: Edit, cells: Cells) -> None:
 def _noise(block: Block, edit: Edit, cells: Cells) -> None:
     assert edit.size is not None
     assert edit.seed is not None
-    drawn_HQK = noise.normal(edit.seed, block.layer, block.heads, block.query_Q, block.key_K).mul_(edit.size)
-    drawn_HQK.masked_fill_(~cells.mask_HQK, 0.0)
+    drawn_HQK = noise.normal(edit.seed, block.layer, block.heads, block.query_Q, block.key_K, block.device)
+    drawn_HQK = drawn_HQK.mul_(edit.size).masked_fill_(~cells.mask_HQK, 0.0)
     if edit.on == "scores" and block.s_HQK is not None:
         block.renew(block.s_HQK + drawn_HQK, block.sink_H, cells.rows_HQ)
         return
@@ -94,7 +94,7 @@ def _drop_random(block: Block, edit: Edit, cells: Cells) -> None:
         return
     a_HQK = block.weights()
     goal_HQ = torch.where(top_HQK, a_HQK, 0.0).double().sum(2)
-    order = noise.uniform(edit.seed, block.layer, block.heads, block.query_Q, block.key_K)
+    order = noise.uniform(edit.seed, block.layer, block.heads, block.query_Q, block.key_K, block.device)
     order = order.masked_fill_(~cells.mask_HQK, 2.0).argsort(dim=2, stable=True)
     drawn = torch.where(cells.mask_HQK, a_HQK, 0.0).gather(2, order).double()
     gone = (goal_HQ[:, :, None] - (drawn.cumsum(2) - drawn)).clamp_min_(0.0)
@@ -131,9 +131,9 @@ DOING: dict[str, Callable[[Block, Edit, Cells], None]] = {
 def _drawn(block: Block, edit: Edit, cells: Cells, count_HQ: torch.Tensor) -> torch.Tensor:
     """As many cells of each row, drawn by the edit's seed (H, Q, K)."""
     assert edit.seed is not None
-    order = noise.uniform(edit.seed, block.layer, block.heads, block.query_Q, block.key_K)
+    order = noise.uniform(edit.seed, block.layer, block.heads, block.query_Q, block.key_K, block.device)
     place = order.masked_fill_(~cells.mask_HQK, 2.0).argsort(dim=2, stable=True)
-    chosen = (torch.arange(place.shape[2]) < count_HQ[:, :, None]).expand(place.shape)
+    chosen = (torch.arange(place.shape[2], device=place.device) < count_HQ[:, :, None]).expand(place.shape)
     return torch.zeros_like(cells.mask_HQK).scatter_(2, place, chosen)
 
 
@@ -152,4 +152,4 @@ def _largest(block: Block, edit: Edit, cells: Cells) -> torch.Tensor:
     if most == 0:
         return found_HQK
     place = torch.sort(value, dim=2, descending=True, stable=True).indices[:, :, :most]
-    return found_HQK.scatter_(2, place, torch.arange(most) < count_HQ[:, :, None])
+    return found_HQK.scatter_(2, place, torch.arange(most, device=place.device) < count_HQ[:, :, None])

@@ -37,6 +37,10 @@ class Block:
     sink_H: torch.Tensor | None
     a_HQK: torch.Tensor | None = None
 
+    @property
+    def device(self) -> torch.device:
+        return self.lse_HQ.device
+
     def weights(self) -> torch.Tensor:
         """(H, Q, K), to be changed in place; there are no scores any more."""
         if self.a_HQK is None:

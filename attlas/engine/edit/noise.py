@@ -22,14 +22,18 @@ GOLDEN, FIRST, SECOND = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E
 """Splitmix64's constants, as torch's signed numbers."""
 
 
-def uniform(seed: int, layer: int, heads: Indices, query_Q: Indices, key_K: Indices) -> torch.Tensor:
-    """(H, Q, K) float32 in [0, 1)."""
-    return _high(_cells(seed, layer, heads, query_Q, key_K)).float()
+def uniform(
+    seed: int, layer: int, heads: Indices, query_Q: Indices, key_K: Indices, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """(H, Q, K) float32 in [0, 1), the same on every device."""
+    return _high(_cells(seed, layer, heads, query_Q, key_K, device)).float()
 
 
-def normal(seed: int, layer: int, heads: Indices, query_Q: Indices, key_K: Indices) -> torch.Tensor:
-    """(H, Q, K) float32, of mean 0 and variance 1."""
-    middle = _high(_cells(seed, layer, heads, query_Q, key_K)) + 2.0**-25
+def normal(
+    seed: int, layer: int, heads: Indices, query_Q: Indices, key_K: Indices, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """(H, Q, K) float32, of mean 0 and variance 1; the same on every device but for rounding."""
+    middle = _high(_cells(seed, layer, heads, query_Q, key_K, device)) + 2.0**-25
     return (math.sqrt(2) * torch.erfinv(2 * middle - 1)).float()
 
 
@@ -38,9 +42,11 @@ def row_states(seed: int, layer: int, heads: Indices, query_Q: Indices) -> NDArr
     return _rows(seed, layer, heads, query_Q).numpy().view(np.uint64)
 
 
-def _cells(seed: int, layer: int, heads: Indices, query_Q: Indices, key_K: Indices) -> torch.Tensor:
-    of_HQ = _rows(seed, layer, heads, query_Q)
-    return _mix(of_HQ[:, :, None] + torch.from_numpy(np.asarray(key_K, np.int64)) * GOLDEN)
+def _cells(
+    seed: int, layer: int, heads: Indices, query_Q: Indices, key_K: Indices, device: torch.device | str
+) -> torch.Tensor:
+    of_HQ = _rows(seed, layer, heads, query_Q).to(device)
+    return _mix(of_HQ[:, :, None] + torch.from_numpy(np.asarray(key_K, np.int64)).to(device) * GOLDEN)
 
 
 def _rows(seed: int, layer: int, heads: Indices, query_Q: Indices) -> torch.Tensor:

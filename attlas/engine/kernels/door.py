@@ -26,7 +26,7 @@ from attlas.engine.kernels.survey import Survey, SurveyMeasure
 from attlas.engine.kernels.survey import survey as cpu_survey
 from attlas.engine.kernels.threads import alone
 
-__all__ = ["apply", "apply_transposed", "attend", "statistics", "survey", "weights"]
+__all__ = ["apply", "apply_transposed", "attend", "device_tile", "statistics", "survey", "weights"]
 
 Indices = NDArray[np.int64]
 
@@ -96,7 +96,7 @@ def apply(
     Memory: see the kernels; a tile of `tile_bytes`, or of one row.
     """
     kernel = operator_cpu if problem.device.type == "cpu" else operator_reference
-    tile_bytes = _device_tile(problem, tile_bytes)
+    tile_bytes = device_tile(problem, tile_bytes)
     return kernel.apply(problem, lse_HN, x, mean=mean, discard=discard, tile_bytes=tile_bytes)
 
 
@@ -112,7 +112,7 @@ def apply_transposed(
     """A.T @ X of each head, (H, M, C), or, with `mean`, of the mean of the heads, (M, C); x: (N, C) or (H, N, C). The
     rest as `apply`."""
     kernel = operator_cpu if problem.device.type == "cpu" else operator_reference
-    tile_bytes = _device_tile(problem, tile_bytes)
+    tile_bytes = device_tile(problem, tile_bytes)
     return kernel.apply_transposed(problem, lse_HN, x, mean=mean, discard=discard, tile_bytes=tile_bytes)
 
 
@@ -144,7 +144,7 @@ def _measured(problem: Problem, found: RowStatistics, measure: Measure) -> RowSt
         found = replace(found, statistics=found.statistics | cuda.attend(problem, problem.k_GMD, fast).rows.statistics)
     else:
         slow = lacking
-    rest = replace(measure, names=slow, tile_bytes=_device_tile(problem, measure.tile_bytes))
+    rest = replace(measure, names=slow, tile_bytes=device_tile(problem, measure.tile_bytes))
     if rest.anything:
         more = reference.row_statistics(problem, rest)
         found = replace(
@@ -156,7 +156,7 @@ def _measured(problem: Problem, found: RowStatistics, measure: Measure) -> RowSt
     return replace(found, statistics={name: found.statistics[name] for name in measure.names})
 
 
-def _device_tile(problem: Problem, tile_bytes: int) -> int:
+def device_tile(problem: Problem, tile_bytes: int) -> int:
     """On a GPU a larger tile than the default, of what memory is free: small ones leave it waiting for each launch."""
     if problem.device.type != "cuda" or tile_bytes < TILE_BYTES:  # lowered by who is short of memory
         return tile_bytes

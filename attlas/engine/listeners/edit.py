@@ -132,7 +132,7 @@ class Editing(Listener):
             out_NHV[at] = _means(v_hMV, call, row_N).to(out_NHV.dtype)
         else:
             values_hQV = self._values(edit, place, len(heads), self._ordinals(call, edit, row_N), out_NHV.shape[2])
-            out_NHV[at] = values_hQV.transpose(0, 1).to(out_NHV.dtype)
+            out_NHV[at] = values_hQV.transpose(0, 1).to(out_NHV)
 
     def _swapped(self, call: AttentionCall, plan: LayerEdits, out_NHV: torch.Tensor) -> None:
         """Each of the two heads again, by q and k of the other."""
@@ -181,7 +181,7 @@ class Editing(Listener):
             part = call.problem().of(heads, row_R)
             first = int(part.tokens.first_N[0])
             for begin, end, low, high in reference.plan_rows(
-                part.start_N, part.stop_N, len(heads) * 4 * HELD, self.tile_bytes
+                part.start_N, part.stop_N, len(heads) * 4 * HELD, door.device_tile(part, self.tile_bytes)
             ):
                 at, key_K = slice(begin, end), np.arange(low, high)
                 tile = part.tile(at, slice(low, high))
@@ -198,17 +198,18 @@ class Editing(Listener):
         self, call: AttentionCall, edit: Edit, own: Indices, place: int, block: Block, row_Q: Indices, low: int,
         heads: Indices,
     ) -> Cells:  # fmt: skip
-        row_in = torch.from_numpy(self._rows(call, edit)[row_Q])
+        device = block.visible_QK.device
+        row_in = torch.from_numpy(self._rows(call, edit)[row_Q]).to(device)
         mask_QK = block.visible_QK & row_in[:, None]
         if edit.key is not None:
-            mask_QK &= torch.from_numpy(self._keys(call, edit)[low : low + len(block.key_K)])
+            mask_QK &= torch.from_numpy(self._keys(call, edit)[low : low + len(block.key_K)]).to(device)
         if edit.offset is not None:
             offset_QK = block.key_K[None, :] - block.query_Q[:, None]
-            mask_QK &= torch.from_numpy(np.isin(offset_QK, edit.offset))
-        of_H = torch.from_numpy(np.isin(heads, own))
+            mask_QK &= torch.from_numpy(np.isin(offset_QK, edit.offset)).to(device)
+        of_H = torch.from_numpy(np.isin(heads, own)).to(device)
         values = None
         if edit.do == "set":
-            values = self._cell_values(call, edit, own, place, block, row_Q, low, heads)
+            values = self._cell_values(call, edit, own, place, block, row_Q, low, heads).to(device)
         return Cells(
             mask_HQK=of_H[:, None, None] & mask_QK, rows_HQ=of_H[:, None] & row_in, values=values,
             other=None if edit.other is None else int(np.searchsorted(heads, edit.other)),
@@ -292,7 +293,9 @@ def _block(
 ) -> Block:  # fmt: skip
     s_HQK, visible_QK = reference.scores(tile, key_M=key_K)
     lse_HQ = torch.logsumexp(s_HQK, dim=2)
-    sink_H = None if tile.rule.sink_H is None else torch.from_numpy(np.ascontiguousarray(tile.rule.sink_H))
+    sink_H = None
+    if tile.rule.sink_H is not None:
+        sink_H = torch.from_numpy(np.ascontiguousarray(tile.rule.sink_H)).to(tile.device)
     if sink_H is not None:
         lse_HQ = torch.logaddexp(lse_HQ, sink_H[:, None])
     return Block(
@@ -325,7 +328,7 @@ def _means(v_hMV: torch.Tensor, call: AttentionCall, row_N: Indices) -> torch.Te
     """(rows, h, V): the mean of the values in each row's key interval."""
     assert call.start_N is not None
     assert call.stop_N is not None
-    start, stop = torch.from_numpy(call.start_N[row_N]), torch.from_numpy(call.stop_N[row_N])
+    start, stop = (torch.from_numpy(x[row_N]).to(v_hMV.device) for x in (call.start_N, call.stop_N))
     running = torch.nn.functional.pad(v_hMV.double().cumsum(1), (0, 0, 1, 0))
     return ((running[:, stop] - running[:, start]) / (stop - start)[:, None]).transpose(0, 1)
 
