@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "Time, memory and disk here, beside what the machine allows.",
     "capture": "Run a model over texts and keep its attention.",
     "compare": "Where two heads, layers, documents or models differ.",
+    "consistency": "How much weights vary when dropout is on.",
     "demo": "The embedded model, captured, its heads named.",
     "embed": "Heads as points, near where they attend alike.",
     "export": "A page in one file, to send.",

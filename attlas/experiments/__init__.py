@@ -7,6 +7,7 @@ from attlas.engine.edit.edit import Edit, parse_edits
 from attlas.experiments.ablate_edges import ablate_edges
 from attlas.experiments.ablate_heads import ablate_heads
 from attlas.experiments.adversarial import adversarial
+from attlas.experiments.consistency import consistency
 from attlas.experiments.explain import explain_edits
 from attlas.experiments.mean_outputs import mean_outputs
 from attlas.experiments.patching import patching
@@ -19,6 +20,7 @@ __all__ = [
     "ablate_edges",
     "ablate_heads",
     "adversarial",
+    "consistency",
     "explain_edits",
     "mean_outputs",
     "parse_edits",

@@ -150,11 +150,12 @@ class Asked:
         prefix: Prefix | None = None,
         begin: int | None = None,
         last_only: bool = False,
+        train: bool = False,
     ) -> Iterator[torch.Tensor]:
         """(N, W) of each chunk, in order.
 
         prefix: what keeps the pass, or, with `begin`, what is given for all layers below that place of its stack.
-        last_only: of a chunk's last token alone (1, W), where the model can leave the others out.
+        last_only: of a chunk's last token alone (1, W), where the model can leave the others out. train: dropout is on.
         """
         layout = self.layout
         if prefix is not None and begin is not None:
@@ -162,7 +163,7 @@ class Asked:
             layout = replace(layout, calls=calls)
         shard = _WithHead(self.loaded, last_only=last_only)
         runner = ShardRunner(shard, layout, recording=TIERS["factors"].recording())
-        opened = runner.open(part, None, finish=True, listeners=listeners)
+        opened = runner.open(part, None, finish=True, listeners=listeners, train=train)
         for number in range(len(part.chunks)):
             if prefix is not None:
                 shard.within = prefix.keeping(number) if begin is None else prefix.begun(number, begin)

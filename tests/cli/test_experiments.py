@@ -111,3 +111,13 @@ def test_patch_takes_pairs(tmp_path: Path) -> None:
         "document 'a' has no other, right, wrong" in run("patch", "demo", str(tmp_path / "bad.jsonl"), status=2).stderr
     )
     assert "give INPUTS, or --text" in run("patch", "demo", "--text", "abc", status=2).stderr
+
+
+def test_consistency_lists_the_heads_that_vary_most(notes: str) -> None:
+    result = run("consistency", "demo", notes, "--rate", "0.2", "--draws", "3", "--top", "2")
+    found = experiments.consistency("demo", TEXT, draws=3, rate=0.2)
+    layer, head = np.unravel_index(found.cv.values[0].argmax(), (4, 4))
+    row = result.stdout.splitlines()[4].split()
+    assert row[:2] == [str(layer), str(head)]
+    assert float(row[2]) == pytest.approx(found.cv.values[0, layer, head], abs=1e-4)
+    assert "has no dropout" in run("consistency", "demo", notes, status=1).stderr

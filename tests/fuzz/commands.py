@@ -61,6 +61,7 @@ def prepare(folder: Path) -> dict[str, str]:
         "picture": "map", "other_store": str(folder / "a.zarr"), "--other-document": "b",
         "--folder": str(folder), "stores": str(folder / "a.zarr"), "--port": "0",
         "--output": str(folder / "out.html"), "--text": "a text", "--other": "b text", "--right": "a", "--wrong": "b",
+        "--rate": "0.1",
     }  # fmt: skip
 
 
@@ -87,6 +88,7 @@ def _command(found: click.Command, words: tuple[str, ...], good: Mapping[str, st
         asked -= {"--document"}
     asked |= {"--other-document"} & set(names)
     asked |= {name for name, one in names.items() if one.required}
+    asked |= {"--rate"} & set(names)  # the model has no dropout of its own
     asked |= {"--port"} & set(names)  # the usual one may be taken
     asked |= SIZES & set(names) if words[0] == "bench" else set()
     good = {**good, "--head": "0.0"} if words[0] == "export" else good

@@ -84,11 +84,13 @@ class ShardRunner:
         finish: bool,
         listeners: Sequence[Listener] = (),
         grad: bool = False,
+        train: bool = False,
     ) -> PassageRun:
         """Begin a passage, whose chunks are then run one by one, in order. sink: None where nothing is recorded.
 
         finish: run on behind the last kept layer, which a shard must that has another behind it. listeners: stand
         inside of the recording, which sees the calls before them and the outputs after them. grad: autograd is on.
+        train: dropout is on.
         """
         if len(passage.chunks) > 1 and not self.layout.chunkable:
             raise UnsupportedModelError("this model cannot be run in query chunks: its layers see later tokens")
@@ -97,7 +99,7 @@ class ShardRunner:
                 f"gradients flow through a document in one pass, and this one has {len(passage.chunks)} chunks: "
                 "raise chunk_tokens, or shorten it with max_tokens"
             )
-        return PassageRun(self, passage, sink, finish, tuple(listeners), grad)
+        return PassageRun(self, passage, sink, finish, tuple(listeners), grad, train)
 
     def keeps_layer(self, call: LayerLayout) -> bool:
         return call.kind in self.kinds and call.layer in self.kinds[call.kind].layers
@@ -114,8 +116,9 @@ class PassageRun:
         finish: bool,
         listeners: tuple[Listener, ...],
         grad: bool,
+        train: bool,
     ) -> None:
-        self.runner, self.passage, self.grad = runner, passage, grad
+        self.runner, self.passage, self.grad, self.train = runner, passage, grad, train
         self.calls = _PassageCalls(runner, passage, finish)
         self.listeners: tuple[Listener, ...] = (self.calls, *listeners)
         if sink is not None:
@@ -137,7 +140,7 @@ class PassageRun:
         """
         runner, chunk, output = self.runner, self.passage.chunks[index], None
         self.calls.begin(chunk)
-        with attending(runner.shard.model, *self.listeners, grad=self.grad), suppress(_LastLayerDone):
+        with attending(runner.shard.model, *self.listeners, grad=self.grad, train=self.train), suppress(_LastLayerDone):
             output = runner.shard.forward(forward_inputs(runner.layout, self.passage, chunk), state)
         self.calls.end()
         return output
