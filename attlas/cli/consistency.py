@@ -67,6 +67,6 @@ def _show(found: Any, top: int) -> None:
         names = (str(found[dim].values[at]) for dim, at in where.items())
         rows.add_row(*names, mean, *([span] if several else []), *more)
     console().print(rows)
-    console().print("variation: deviations of a row's weights by their means; correlation: of two runs", style="dim")
+    console().print("variation: a row's deviations by its means; correlation: of two runs", style="dim")
     if cv.size > top:
         console().print(f"{len(order)} of {cv.size} heads, the most variable: --json gives all", style="dim")

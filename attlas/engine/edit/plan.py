@@ -106,8 +106,8 @@ def _way(rule: ScoreRule, edits: Sequence[Edit]) -> tuple[str, str]:
     if len(edits) == 1 and edits[0].do == "swap":
         return "heads", "both heads again, by the queries and keys of the other"
     if len(edits) == 1 and edits[0].do in COMPILED:
-        return "rows", "whole rows of weights, a block at a time, in one compiled pass"
-    return "tiles", "whole rows of weights, a block at a time, edit after edit"
+        return "rows", "whole rows, by one compiled pass"
+    return "tiles", "whole rows, edit after edit"
 
 
 def _is_of_output(edit: Edit) -> bool:
