@@ -43,7 +43,8 @@ def main(tokens: str, rounds: int) -> None:
         num_key_value_heads=8, max_position_embeddings=65_536,
     )  # fmt: skip
     with torch.device("cuda"):
-        model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        model: Any = LlamaForCausalLM(config)
+    model = model.to(dtype=torch.bfloat16).eval()
     for count in map(int, tokens.split(",")):
         asked = ask_model(model, [torch.randint(0, 32_000, (count,)).tolist()], {"chunk_tokens": count})
         best: dict[str, float] = {}
