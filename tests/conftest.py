@@ -23,6 +23,14 @@ if not Path("/dev/nvidia0").exists():
 from tests import real_models
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Models of random weights are the same whatever ran before."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     return real_models.minilm_folder()

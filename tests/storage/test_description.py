@@ -12,6 +12,7 @@ from attlas.storage.description import describe_atlas
 
 TEXTS = ["the cat sat on the mat", "and the dog sat on the cat"]
 
+IMPORTS = "import time, dask.array, xarray, zarr; print(time.process_time())"
 LIGHT = """
 import sys, time
 import attlas
@@ -34,7 +35,8 @@ def test_telling_what_an_atlas_holds_is_light(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     assert runs[0]["heavy"] == []
-    assert min(run["seconds"] for run in runs) < 1.5
+    imports = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, check=True).stdout
+    assert min(run["seconds"] for run in runs) < 1.6 * float(imports)
     told = runs[0]["told"]
     assert [answer["name"] for answer in told.pop("answers")] == ["survey"]
     assert told == json.loads(json.dumps(describe_atlas(attlas.open_atlas(store))))

@@ -241,4 +241,4 @@ def _same(found: Any, expected: Any) -> None:
         for one, other in zip(found, expected, strict=True):
             _same(one, other)
     else:
-        assert found == (pytest.approx(expected, abs=2e-6) if isinstance(expected, float) else expected)
+        assert found == (pytest.approx(expected, rel=1e-5, abs=2e-6) if isinstance(expected, float) else expected)
