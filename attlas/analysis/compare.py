@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -11,17 +10,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.analysis.overview import shrink
+from attlas.engine.passage.alignment import Places, common_places
 from attlas.errors import InputError
 from attlas.parse import parse_count, parse_instance, refuse
 
 __all__ = ["compare"]
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.int64]
 
 BLOCK_BYTES, BLOCK_ROWS = 32 * 2**20, 512
-MOST_EDITED = 20_000
-"""Tokens of two unlike texts that are aligned."""
 
 
 def compare(one: xr.DataArray, other: xr.DataArray, *, top: int = 20, cells: int = 512) -> xr.Dataset:
@@ -142,22 +139,10 @@ def _aligned(one: xr.DataArray, other: xr.DataArray, dim: str) -> tuple[Places, 
             same_model = one.attrs.get("model") == other.attrs.get("model")
             if name.endswith("_id") and not same_model:
                 continue  # other vocabularies: an id may be any token
-            if max(len(mine), len(theirs)) > MOST_EDITED:
-                raise InputError(
-                    f"two unlike texts of {max(len(mine), len(theirs)):,} tokens take long to align: choose at most "
-                    f"{MOST_EDITED:,} with .isel"
-                )
-            return _common(mine, theirs)
+            return common_places(mine, theirs)
     if one.sizes[dim] != other.sizes[dim]:
         raise InputError(f"one has {one.sizes[dim]:,} {dim} places and the other {other.sizes[dim]:,}, without tokens")
     return (np.arange(one.sizes[dim]),) * 2
-
-
-def _common(mine: list[Any], theirs: list[Any]) -> tuple[Places, Places]:
-    found = SequenceMatcher(None, mine, theirs, autojunk=False).get_matching_blocks()
-    left = [np.arange(block.a, block.a + block.size) for block in found]
-    right = [np.arange(block.b, block.b + block.size) for block in found]
-    return np.concatenate(left), np.concatenate(right)
 
 
 def _blocks(

@@ -19,6 +19,7 @@ COMMANDS = {
     "capture": "Run a model over texts and keep its attention.",
     "compare": "Where two heads, layers, documents or models differ.",
     "consistency": "How much weights vary when dropout is on.",
+    "counterfactual": "Another text, or a token left out: what moves.",
     "demo": "The embedded model, captured, its heads named.",
     "embed": "Heads as points, near where they attend alike.",
     "export": "A page in one file, to send.",

@@ -76,11 +76,12 @@ def read_documents(inputs: Sequence[str]) -> Any:
 def experiment_progress(title: str, options: Mapping[str, Any], *, shown: bool) -> Iterator[dict[str, Any]]:
     """The options that were given, as `attlas.experiments` takes them, with a bar for the progress."""
     given = {name: value for name, value in options.items() if value is not None and value is not False}
-    if isinstance(given.get("predicted"), str) and given["predicted"].lstrip().startswith("{"):
-        try:
-            given["predicted"] = json.loads(given["predicted"])
-        except ValueError as error:
-            raise click.BadParameter(f"{given['predicted']!r} is no JSON", param_hint="--predicted") from error
+    for name in ("predicted", "places"):
+        if isinstance(given.get(name), str) and given[name].lstrip().startswith("{"):
+            try:
+                given[name] = json.loads(given[name])
+            except ValueError as error:
+                raise click.BadParameter(f"{given[name]!r} is no JSON", param_hint=f"--{name}") from error
     with job_progress(title, shown=shown, begin="loading the model") as report:
         yield given | {"progress": report}
 

@@ -8,11 +8,13 @@ from attlas.experiments.ablate_edges import ablate_edges
 from attlas.experiments.ablate_heads import ablate_heads
 from attlas.experiments.adversarial import adversarial
 from attlas.experiments.consistency import consistency
+from attlas.experiments.counterfactual import counterfactual
 from attlas.experiments.explain import explain_edits
 from attlas.experiments.mean_outputs import mean_outputs
 from attlas.experiments.patching import patching
 from attlas.experiments.perturbation import perturbation
 from attlas.experiments.remove_largest import remove_largest
+from attlas.experiments.replace_tokens import replace_tokens
 from attlas.experiments.run import run
 
 __all__ = [
@@ -21,11 +23,13 @@ __all__ = [
     "ablate_heads",
     "adversarial",
     "consistency",
+    "counterfactual",
     "explain_edits",
     "mean_outputs",
     "parse_edits",
     "patching",
     "perturbation",
     "remove_largest",
+    "replace_tokens",
     "run",
 ]

@@ -11,6 +11,7 @@ import xarray as xr
 
 from attlas.engine.edit.edit import RENORMALISE, Edit
 from attlas.engine.edit.places import Places, parse_places
+from attlas.engine.passage.documents import Document
 from attlas.errors import InputError
 from attlas.experiments.answers import parse_answers
 from attlas.experiments.asked import Asked, ask_model
@@ -101,7 +102,7 @@ class Edges(Question):
     keys: Places | None
     answers: dict[str, Answer]
 
-    def parts(self, asked: Asked) -> int:
+    def parts(self, asked: Asked, document: Document) -> int:
         return len(self.choice.layers) + 1
 
     def answer(self, answering: Answering) -> Part:

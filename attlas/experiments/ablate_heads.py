@@ -110,7 +110,7 @@ class Exact(Question):
     choice: HeadChoice
     edit: Edit
 
-    def parts(self, asked: Asked) -> int:
+    def parts(self, asked: Asked, document: Document) -> int:
         return len(self.choice.layers)
 
     def begins(self, asked: Asked) -> str:
@@ -136,7 +136,7 @@ class FirstOrder(Question):
     edit: Edit
     sample: tuple[tuple[int, int], ...]
 
-    def parts(self, asked: Asked) -> int:
+    def parts(self, asked: Asked, document: Document) -> int:
         return 2
 
     def answer(self, answering: Answering) -> Part:

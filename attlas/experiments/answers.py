@@ -9,7 +9,7 @@ from attlas.experiments.asked import Asked, vocabulary_of
 from attlas.experiments.difference import Answer
 from attlas.parse import parse_count, refuse
 
-__all__ = ["parse_answers"]
+__all__ = ["parse_answers", "parse_word"]
 
 
 def parse_answers(given: Any, asked: Asked) -> dict[str, Answer]:
@@ -22,20 +22,18 @@ def parse_answers(given: Any, asked: Asked) -> dict[str, Answer]:
     if len(pairs) != len(asked.documents):
         raise InputError(f"answers are {len(pairs)} pairs for {len(asked.documents)} documents: give one a document")
     return {
-        document.id: (_word(right, asked), _word(wrong, asked))
+        document.id: (parse_word(right, asked, "an answer"), parse_word(wrong, asked, "an answer"))
         for document, (right, wrong) in zip(asked.documents, pairs, strict=True)
     }
 
 
-def _word(given: Any, asked: Asked) -> int:
-    """The id of an answer of one token."""
+def parse_word(given: Any, asked: Asked, field: str) -> int:
+    """The id of a token, given as its text or as its id. Raises InputError."""
     if isinstance(given, str):
         if asked.loaded.tokenizer is None:
-            raise InputError(f"the answer {given!r} cannot be looked up without a tokenizer: give its token id")
+            raise InputError(f"{field}, {given!r}, cannot be looked up without a tokenizer: give its token id")
         ids = asked.loaded.tokenizer(given, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
-            raise InputError(
-                f"the answer {given!r} is {len(ids)} tokens, and a logit is of one: give one, such as ' Paris'"
-            )
+            raise InputError(f"{field}, {given!r}, is {len(ids)} tokens, and is to be one: give one, such as ' Paris'")
         return int(ids[0])
-    return parse_count(given, "an answer", least=0, most=vocabulary_of(asked.loaded) - 1)
+    return parse_count(given, field, least=0, most=vocabulary_of(asked.loaded) - 1)

@@ -16,10 +16,10 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.engine.attention.call import AttentionCall, Listener
 from attlas.engine.kernels import door, reference
-from attlas.engine.kernels.measure import TILE_BYTES, Attended
-from attlas.engine.kernels.problem import Problem
+from attlas.engine.kernels.measure import TILE_BYTES
+from attlas.engine.listeners.keep import KeepingProblems, Kept
+from attlas.engine.passage.documents import Document
 from attlas.errors import InputError
 from attlas.experiments.asked import Asked, ask_model
 from attlas.experiments.heads import HeadChoice
@@ -101,7 +101,7 @@ class Consistency(Question):
     memory: int
     seed: int
 
-    def parts(self, asked: Asked) -> int:
+    def parts(self, asked: Asked, document: Document) -> int:
         return len(self.choice.layers)
 
     def answer(self, answering: Answering) -> Part:
@@ -118,12 +118,12 @@ class _Runs:
     def __init__(self, question: Consistency, answering: Answering) -> None:
         self.question, self.asked, self.document = question, answering.asked, answering.document
         self.calls = question.choice.calls(self.asked)
-        self.kept: list[_Keeping] = []
+        self.kept: list[KeepingProblems] = []
 
     def of(self, module: str) -> dict[str, Any]:
         if not self.kept or module not in self.kept[0].modules:
             self._run([call.module for call in self.calls].index(module))
-        per_draw = [[one.chunks[module, first] for first in one.firsts(module)] for one in self.kept]
+        per_draw = [[kept for _, kept in one.chunks(module)] for one in self.kept]
         return _variation(list(zip(*per_draw, strict=True)))
 
     def _run(self, first: int) -> None:
@@ -135,33 +135,14 @@ class _Runs:
         with _dropout(model, question.rate), torch.random.fork_rng():
             for draw in range(question.draws):
                 torch.manual_seed(question.seed + draw)
-                keeping = _Keeping(some, np.array(question.choice.heads))
+                keeping = KeepingProblems(some, np.array(question.choice.heads))
                 part = self.asked.passage(self.document)
                 for _ in self.asked.logits(part, [keeping], last_only=True, train=True):
                     pass
                 self.kept.append(keeping)
 
 
-class _Keeping(Listener):
-    """Keeps the problem and log-sum-exp of some heads of some layers, chunk by chunk."""
-
-    def __init__(self, modules: Sequence[str], heads: NDArray[np.int64]) -> None:
-        self.modules, self.heads = tuple(modules), heads
-        self.chunks: dict[tuple[str, int], tuple[Problem, torch.Tensor]] = {}
-
-    def firsts(self, module: str) -> list[int]:
-        return sorted(first for name, first in self.chunks if name == module)
-
-    def after(self, call: AttentionCall, attended: Attended) -> Attended:
-        assert call.chunk is not None
-        module = call.chunk.layout.module
-        if module in self.modules:
-            problem, lse_HN = call.problem().of(self.heads), attended.rows.lse_HN[torch.from_numpy(self.heads)]
-            self.chunks[module, call.chunk.rows.start] = problem, lse_HN
-        return attended
-
-
-def _variation(chunks: Sequence[tuple[tuple[Problem, torch.Tensor], ...]]) -> dict[str, Any]:
+def _variation(chunks: Sequence[tuple[Kept, ...]]) -> dict[str, Any]:
     """Of one layer, chunk by chunk of every draw: what `consistency` says of its heads."""
     draws, heads = len(chunks[0]), chunks[0][0][0].heads
     gram_HDD, sum_HD = torch.zeros(heads, draws, draws).double(), torch.zeros(heads, draws).double()

@@ -17,7 +17,7 @@ from attlas.engine.passage.passage import Passage
 from attlas.experiments.asked import ROWS, Asked, token_ids
 from attlas.experiments.kept import Part
 
-__all__ = ["MEASURES", "Answer", "difference"]
+__all__ = ["MEASURES", "Answer", "Sums", "difference"]
 
 Answer = tuple[int, int]
 """The right and the wrong token, by their ids."""
@@ -41,7 +41,9 @@ SUMMED = ("loss", "loss_unedited", "kl", "js", "total_variation")
 
 
 @dataclass(slots=True)
-class _Sums:
+class Sums:
+    """Over positions, some at a time. flipped: whether the likeliest token is another."""
+
     loss: float = 0.0
     loss_unedited: float = 0.0
     kl: float = 0.0
@@ -49,11 +51,13 @@ class _Sums:
     total_variation: float = 0.0
     flipped: list[torch.Tensor] = field(default_factory=list)
 
-    def add(self, edited_NW: torch.Tensor, plain_NW: torch.Tensor, next_N: torch.Tensor) -> None:
+    def add(self, edited_NW: torch.Tensor, plain_NW: torch.Tensor, next_N: torch.Tensor | None = None) -> None:
+        """Of both runs' logits; next_N: the tokens whose loss counts, None for no loss."""
         q, p = (x.float().log_softmax(1) for x in (edited_NW, plain_NW))
-        target = next_N[:, None]
-        self.loss -= _sum(q.gather(1, target))
-        self.loss_unedited -= _sum(p.gather(1, target))
+        if next_N is not None:
+            target = next_N[:, None]
+            self.loss -= _sum(q.gather(1, target))
+            self.loss_unedited -= _sum(p.gather(1, target))
         self.flipped.append(q.argmax(1) != p.argmax(1))
         if torch.equal(p, q):  # and nothing is left of rounding
             return
@@ -75,7 +79,7 @@ def difference(
     """Every one of MEASURES of two runs of a document, from the logits (N, W) of their chunks: means over the positions
     that count; with `answer` its logit differences; tokens, how many count; and flipped, for each of these whether the
     likeliest token is another."""
-    ids_T, counted_T, sums = token_ids(document), asked.counted(document), _Sums()
+    ids_T, counted_T, sums = token_ids(document), asked.counted(document), Sums()
     found: dict[str, float] = {}
     for edited_NW, plain_NW, (begin, end) in zip(edited, plain, part.chunks, strict=True):
         at_N = torch.from_numpy(np.flatnonzero(counted_T[begin + 1 : end + 1]))

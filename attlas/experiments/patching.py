@@ -99,7 +99,7 @@ class Patched(Question):
     answers: dict[str, Answer]
     others: Pairs
 
-    def parts(self, asked: Asked) -> int:
+    def parts(self, asked: Asked, document: Document) -> int:
         return len(self.choice.layers)
 
     def answer(self, answering: Answering) -> Part:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from attlas.engine.edit.edit import Edit
+from attlas.engine.passage.documents import Document
 from attlas.experiments.asked import Asked, ask_model
 from attlas.experiments.difference import MEASURES
 from attlas.experiments.heads import HeadChoice
@@ -86,7 +87,7 @@ class Shaken(Question):
     on: str
     seed: int
 
-    def parts(self, asked: Asked) -> int:
+    def parts(self, asked: Asked, document: Document) -> int:
         return len(self.sizes)
 
     def answer(self, answering: Answering) -> Part:

@@ -28,8 +28,8 @@ class Question(ABC):
 
     name: ClassVar[str]
 
-    def parts(self, asked: Asked) -> int:
-        """Of how many parts, each kept when it is done, an answer is."""
+    def parts(self, asked: Asked, document: Document) -> int:
+        """Of how many parts, each kept when it is done, the answer of a document is."""
         return 1
 
     @abstractmethod
@@ -75,14 +75,13 @@ class _Counting:
 
     def __init__(self, asked: Asked, question: Question) -> None:
         self.report, self.begun, self.done = asked.running.progress, time.monotonic(), 0
-        self.each = question.parts(asked)
-        self.total = self.each * len(asked.documents)
+        self.parts = [question.parts(asked, document) for document in asked.documents]
         self.tell()
 
     def tell(self) -> None:
         if self.report is not None:
             seconds = time.monotonic() - self.begun
-            self.report(Progress(what="part", done=self.done, total=self.total, seconds=seconds))
+            self.report(Progress(what="part", done=self.done, total=sum(self.parts), seconds=seconds))
 
     def one_more(self) -> None:
         self.done += 1
@@ -113,7 +112,7 @@ def _on_ray(question: Question, asked: Asked, counting: _Counting) -> list[Part]
                 (done, *_), _ = ray.wait(list(at_work))
                 worker, number = at_work.pop(done)
                 found[number] = ray.get(done)
-                counting.done += counting.each
+                counting.done += counting.parts[number]
                 counting.tell()
                 if left:
                     number = left.pop(0)

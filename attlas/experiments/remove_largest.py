@@ -11,6 +11,7 @@ import xarray as xr
 
 from attlas.engine.edit.edit import Edit
 from attlas.engine.edit.places import Places, parse_places
+from attlas.engine.passage.documents import Document
 from attlas.experiments.asked import Asked, ask_model
 from attlas.experiments.difference import MEASURES
 from attlas.experiments.heads import HeadChoice
@@ -89,7 +90,7 @@ class Removed(Question):
     keys: Places | None
     seed: int
 
-    def parts(self, asked: Asked) -> int:
+    def parts(self, asked: Asked, document: Document) -> int:
         return len(self.shares)
 
     def answer(self, answering: Answering) -> Part:

@@ -11,18 +11,31 @@ from matplotlib.ticker import MaxNLocator
 
 from attlas.errors import InputError
 from attlas.parse import parse_choice, shown
-from attlas.plots.style import DIVERGING, MASKED, NARROWEST, OKABE, PALE, SEQUENTIAL, label_axis, new_figure, styled
+from attlas.plots.style import (
+    DIVERGING,
+    MASKED,
+    NARROWEST,
+    OKABE,
+    PALE,
+    SEQUENTIAL,
+    label_axis,
+    new_figure,
+    readable,
+    styled,
+)
 
 __all__ = ["experiment"]
 
 LEADING = {
     "ablate_heads": "loss_change", "ablate_edges": "kl_last", "adversarial": "weights_js", "patching": "recovered",
-    "perturbation": "robustness", "remove_largest": "js", "consistency": "cv", "replace_tokens": "kl",
-    "counterfactual": "distance",
+    "perturbation": "robustness", "remove_largest": "js", "consistency": "cv", "replace_tokens": "kl_last",
+    "counterfactual": "variation",
 }  # fmt: skip
 """Question -> what of it is drawn, where nothing is said."""
-NEVER_NEGATIVE = {"weights_js", "js", "kl", "kl_last", "total_variation", "robustness", "agreement", "cv", "distance"}
+NEVER_NEGATIVE = {"weights_js", "js", "kl", "kl_last", "total_variation", "robustness", "agreement", "cv", "variation"}
 WIDTH, CELL, LEAST, MOST = 6.4, 0.24, 2.2, 9.0
+RANKED = 25
+"""Tokens of a figure of replaced ones, the first of the ranks."""
 
 
 def experiment(found: xr.Dataset, variable: str | None = None) -> Figure:
@@ -35,10 +48,16 @@ def experiment(found: xr.Dataset, variable: str | None = None) -> Figure:
 
     found: of a function of `attlas.experiments`. variable: which of its variables; None for the leading one. A map's
     colours are the same on both sides of 0 where values can be negative. A line stands in its interval over documents.
+    Of `replace_tokens` the first 25 tokens have a bar each.
     Raises InputError where there is no such variable, or nothing to draw it over.
     """
     if not isinstance(found, xr.Dataset) or found.attrs.get("question") not in (*LEADING, "run"):
         raise InputError(f"the figure is of what attlas.experiments found, and this is {shown(found)}")
+    if found.attrs["question"] == "replace_tokens":
+        drawn = [str(name) for name in found if found[name].dims == ("rank",)]
+        return _ranked(
+            found, parse_choice(LEADING["replace_tokens"] if variable is None else variable, "variable", drawn)
+        )
     drawn = [str(name).removesuffix("_mean") for name in found if str(name).endswith("_mean") and found[name].ndim]
     if not drawn:
         raise InputError("there is one number of each document, and nothing to draw it over: print it")
@@ -81,6 +100,40 @@ def _map(mean: xr.DataArray, name: str) -> Figure:
         side.set_visible(False)
     units = mean.attrs.get("units", "1")
     figure.colorbar(image, ax=panel, label="" if units == "1" else units)
+    return figure
+
+
+def _ranked(found: xr.Dataset, name: str) -> Figure:
+    first = found.isel(rank=slice(RANKED))
+    values = first[name]
+    count = found.attrs["documents"]
+    places = zip(*(first[one].values for one in ("token", "position", "document")), strict=True)
+    labels = [
+        " ".join(
+            [readable(str(token).replace(" ", "\u2423")), f"{place:4}", *([readable(str(of), 10)] if count > 1 else [])]
+        )
+        for token, place, of in places
+    ]
+    with styled():
+        figure = new_figure(WIDTH, 1.3 + 0.2 * len(labels))
+        panel = figure.subplots()
+        panel.barh(range(len(labels)), values, color=OKABE[0], height=0.8)
+        panel.set_yticks(range(len(labels)), labels, fontsize=8)
+        panel.invert_yaxis()
+        panel.tick_params(axis="y", length=0)
+        if values.min() >= 0:
+            panel.set_xlim(left=0)
+        else:
+            panel.axvline(0, color=PALE, lw=0.8)
+        units = values.attrs["units"]
+        panel.set_xlabel(name.replace("_", " ") + ("" if units == "1" else f" ({units})"))
+        model = str(found.attrs["model"]).rstrip("/").rpartition("/")[2]
+        what = {"delete": "left out", "mask": "masked"}.get(found.attrs["by"], "replaced")
+        rest = f", first {len(labels)} of {found.sizes['rank']:,} tokens" if found.sizes["rank"] > len(labels) else ""
+        documents = "1 document" if count == 1 else f"{count:,} documents"
+        panel.set_title(
+            f"{model}, {documents}, one token {what} at a time{rest}\n{values.attrs['long_name']}", fontsize=9
+        )
     return figure
 
 

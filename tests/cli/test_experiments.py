@@ -121,3 +121,44 @@ def test_consistency_lists_the_heads_that_vary_most(notes: str) -> None:
     assert row[:2] == [str(layer), str(head)]
     assert float(row[2]) == pytest.approx(found.cv.values[0, layer, head], abs=1e-4)
     assert "has no dropout" in run("consistency", "demo", notes, status=1).stderr
+
+
+def test_counterfactual_tells_what_moves(tmp_path: Path) -> None:
+    pairs = [
+        {"id": "a", "text": "abcabcab", "other": "abxabxaby"},
+        {"id": "b", "text": "defdefde", "other": "deydeyde"},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    figure = tmp_path / "a.svg"
+    result = run("counterfactual", "demo", str(tmp_path / "pairs.jsonl"), "--top", "2", "--figure", str(figure))
+    found = experiments.counterfactual("demo", [one["text"] for one in pairs], [one["other"] for one in pairs])
+    assert f"{found.kl_last_mean.item():.4f}" in result.stdout
+    layer, head = np.unravel_index(found.variation_mean.values.argmax(), (4, 4))
+    assert result.stdout.splitlines()[-3].split()[:2] == [str(layer), str(head)]
+    assert figure.stat().st_size > 5_000
+    assert "document 'a' has no right, wrong" in mixed(tmp_path, pairs)
+    (tmp_path / "bad.jsonl").write_text('{"id": "a", "text": "abc"}')
+    assert "document 'a' has no other" in run("counterfactual", "demo", str(tmp_path / "bad.jsonl"), status=2).stderr
+
+
+def mixed(tmp_path: Path, pairs: list[dict[str, str]]) -> str:
+    (tmp_path / "mixed.jsonl").write_text(
+        "\n".join(map(json.dumps, [pairs[0], pairs[1] | {"right": "f", "wrong": "y"}]))
+    )
+    return str(run("counterfactual", "demo", str(tmp_path / "mixed.jsonl"), status=2).stderr)
+
+
+def test_counterfactual_ranks_tokens(notes: str, tmp_path: Path) -> None:
+    figure = tmp_path / "a.svg"
+    result = run(
+        "counterfactual", "demo", notes, "--by", "delete", "--places", '{"tokens": ["t"]}', "--figure", str(figure)
+    )  # fmt: skip
+    found = experiments.replace_tokens("demo", TEXT, places={"tokens": ["t"]})
+    row = result.stdout.splitlines()[4].split()
+    assert row == [
+        str(found.position.values[0]), "'t'", f"{found.kl_last.values[0]:.4f}", f"{found.flips.values[0]:.0%}",
+        f"{found.variation.values[0]:.3f}",
+    ]  # fmt: skip
+    assert figure.stat().st_size > 5_000
+    assert "--token is of --by" in run("counterfactual", "demo", notes, "--token", "a", status=2).stderr
+    assert "leave --other out" in run("counterfactual", "demo", notes, "--by", "mask", "--other", "a", status=2).stderr

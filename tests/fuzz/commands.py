@@ -61,7 +61,7 @@ def prepare(folder: Path) -> dict[str, str]:
         "picture": "map", "other_store": str(folder / "a.zarr"), "--other-document": "b",
         "--folder": str(folder), "stores": str(folder / "a.zarr"), "--port": "0",
         "--output": str(folder / "out.html"), "--text": "a text", "--other": "b text", "--right": "a", "--wrong": "b",
-        "--rate": "0.1",
+        "--rate": "0.1", "--by": "delete",
     }  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def _command(found: click.Command, words: tuple[str, ...], good: Mapping[str, st
     asked |= {"--port"} & set(names)  # the usual one may be taken
     asked |= SIZES & set(names) if words[0] == "bench" else set()
     good = {**good, "--head": "0.0"} if words[0] == "export" else good
-    good = {**good, "inputs": good["pairs"]} if words[0] == "patch" else good
+    good = {**good, "inputs": good["pairs"]} if words[0] in ("patch", "counterfactual") else good
     return Command(
         words=words,
         arguments={one.name or "": good[one.name or ""] for one in arguments},

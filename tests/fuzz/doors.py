@@ -54,6 +54,7 @@ BESIDE = {
     "draw": ("document", "layer"),
     "adversarial": ("layers", "steps"),
     "consistency": ("draws", "layers", "rate"),
+    "replace_tokens": ("places",),
 }
 """Options without which a call is refused, where an atlas has two documents."""
 WRITTEN = {
@@ -104,7 +105,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "graph": graph, "x": np.ones(weights.sizes["key"]), "weights": weights, "made": graph, "top": 2,
         "do": "zero", "edits": attlas.Edit(do="zero", layer=1),
         "others": "b text", "answers": [(1, 2)], "queries": "1:", "keys": 0, "layers": 1, "steps": 2,
-        "draws": 2, "rate": 0.1,
+        "draws": 2, "rate": 0.1, "places": "1:3",
         "found": experiments.ablate_heads("demo", "a text", layers=1),
     }  # fmt: skip
     span = weights.isel(query=slice(20, 30), key=slice(10, 20))
