@@ -103,7 +103,7 @@ def listening_addresses() -> list[str]:
 
 @pytest.mark.usefixtures("small_packs")
 def test_a_killed_worker_costs_nothing(tmp_path: Path, events: list[dict[str, Any]]) -> None:
-    texts = corpus(40)
+    texts = corpus(12)
     options: dict[str, Any] = {"keep": "factors", "threads": 1, "chunk_tokens": 100}
     attlas.capture("demo", texts, tmp_path / "calm.zarr", **options)
     killed: list[int] = []

@@ -85,7 +85,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-@pytest.mark.parametrize("keep", ["statistics", "factors"])
+@pytest.mark.parametrize("keep", ["statistics", pytest.param("factors", marks=pytest.mark.slow)])
 def test_measured_peak_grows_with_the_tokens_and_not_with_their_square(keep: str, tmp_path: Path) -> None:
     """2k, 4k, 8k and 16k tokens in a process each: a doubling adds at most about twice what the one before it added;
     maps of one layer at 16k would take 2.1 GB."""
