@@ -108,9 +108,12 @@ def open_session(atlases: list[Atlas]) -> Future[Session]:
             torch.set_num_threads(1)  # small pieces are ten times as quick, and several are computed side by side
             from attlas.server.session import Session
 
-            made.set_result(Session(named(atlases)))
+            session = Session(named(atlases))
         except BaseException as error:
             made.set_exception(error)
+            return
+        made.set_result(session)
+        session.foresee()
 
     thread = threading.Thread(target=make, name="attlas session", daemon=True)
     made.set_running_or_notify_cancel()

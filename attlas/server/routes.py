@@ -162,10 +162,15 @@ def find_text(
 
 @router.get(DOCUMENT + "/heads", responses=JSON)
 def name_heads(
-    request: Request, session: CurrentSession, atlas: AtlasName, document: Document, kind: AnyKind = None
+    request: Request,
+    session: CurrentSession,
+    atlas: AtlasName,
+    document: Document,
+    kind: AnyKind = None,
+    brief: Annotated[bool, Query(description="At once, of a few layers of a long document.")] = False,
 ) -> Response:
     """The heads that have a role, best first, and the one to show first."""
-    found = session.answer("heads", {"atlas": atlas, "document": document, "kind": kind})
+    found = session.answer("heads", {"atlas": atlas, "document": document, "kind": kind, "brief": brief})
     # roles are taken from what the atlas keeps where it keeps them, which a later job may add to
     tag = atlas_tag(session.atlases[atlas], json_bytes(found.data).decode())
     return unchanged(tag) if matches(request, tag) else as_json(found.data, tag=tag)
@@ -202,10 +207,11 @@ def read_thumbnails(
     document: Document,
     kind: Kind,
     layer: Annotated[int | None, Query(ge=0, description="All by default.")] = None,
+    head: Annotated[int | None, Query(ge=0, description="All by default.")] = None,
     cells: Annotated[int, Query(ge=8, le=256)] = 64,
 ) -> Response:
-    """Small maps of all heads, uint8 (layer, head, row, column)."""
-    asked = {"atlas": atlas, "document": document, "kind": kind, "layer": layer, "cells": cells}
+    """Small maps of all heads, or of one of a layer, uint8 (layer, head, row, column)."""
+    asked = {"atlas": atlas, "document": document, "kind": kind, "layer": layer, "head": head, "cells": cells}
     return _answer(request, session, "thumbnails", asked, form="u8")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,11 +22,15 @@ from attlas.server.questions import heads as heads
 from attlas.server.questions import weights as weights
 from attlas.server.questions.question import OPS, Answer, Asked, Op
 from attlas.server.status import status_of
+from attlas.server.tiles import SIDE
 from attlas.storage import Atlas, parse_atlas
 from attlas.storage.stores import Where
 from attlas.storage.tile import only_document
 
 __all__ = ["OPS", "Answer", "Op", "Session"]
+
+SKETCHED = 4
+"""Levels of a map that the page has sketched before it is computed."""
 
 
 def _always() -> bool:
@@ -123,6 +128,22 @@ class Session:
         document = only_document(one) if document is None else document
         one.committed_index(document)  # says so where there is none
         return self._handles.get(name, one, document, one.parse_kind(kind))
+
+    def foresee(self) -> None:
+        """Answer what a page asks first, of the first atlas and document: the answers are there when it opens.
+
+        What cannot be answered is left for the page, which is told why.
+        """
+        name, atlas = next(iter(self.atlases.items()))
+        document = next(iter(atlas), None)
+        if document is None:
+            return
+        where = {"atlas": name, "document": document}
+        with suppress(AttlasError):
+            first = self.answer("heads", where | {"brief": True}).data["first"]
+            handle = self.handle(**where, kind=None)
+            if handle.top_level >= SKETCHED and handle.overview is None:
+                self.answer("thumbnails", where | {"layer": first["layer"], "head": first["head"], "cells": SIDE})
 
     def key(self, handle: Handle) -> Hashable:
         """What tells a document of this session from any other."""

@@ -23,7 +23,7 @@ from attlas.errors import (
     TierError,
 )
 from attlas.server import tiles
-from attlas.server.questions import weights
+from attlas.server.questions import heads, weights
 from attlas.server.session import OPS, Session
 from attlas.server.status import status_of
 from tests.analysis.test_statistics import write
@@ -153,6 +153,9 @@ def test_thumbnails(atlas: attlas.Atlas, session: Session, cells: int) -> None:
     one, (alone,) = asked(session, "thumbnails", document="doc-0", cells=cells, layer=1)
     np.testing.assert_array_equal(alone[0], made[1])
     assert one["layers"] == [1]
+    small, (of_head,) = asked(session, "thumbnails", document="doc-0", cells=cells, layer=1, head=2)
+    np.testing.assert_array_equal(of_head[0, 0], made[1, 2])
+    assert (small["shape"][:2], small["heads"]) == ([1, 1], [2])
 
 
 def test_statistics(atlas: attlas.Atlas, session: Session) -> None:
@@ -189,6 +192,45 @@ def test_heads(demo_folder: Any) -> None:
     for one in data["heads"]:
         assert bool(roles.has_role.sel(role=one["role"], layer=one["layer"], head=one["head"]))
     assert set(data["roles"]) == set(roles["role"].values.tolist())
+
+
+def test_the_first_head_of_a_long_document_is_found_soon(
+    atlas: attlas.Atlas, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a few rows of some layers: the one with the largest weights far from what is next to the query."""
+    short, _ = asked(session, "heads", document="doc-0", brief=True)
+    assert short["first"] == asked(session, "heads", document="doc-0")[0]["first"]
+    assert short["layers"] == [0, 1]
+    monkeypatch.setattr(heads, "BRIEF_CELLS", 1)
+    monkeypatch.setattr(heads, "FIRST_KEYS", 1)
+    monkeypatch.setattr(heads, "NEAR_KEYS", 3)
+    data, _ = asked(session, "heads", document="doc-0", brief=True)
+    rows = np.minimum(np.arange(0, 70, 5) + 4, 69)
+    strength = np.zeros((2, 4))
+    for layer in (0, 1):
+        intervals = atlas.key_intervals("doc-0", layer)
+        for head in range(4):
+            a_QK = full_map(atlas, "doc-0", "self", layer, head)
+            ends = zip(intervals.key_start.values[rows], intervals.key_stop.values[rows], strict=True)
+            strength[layer, head] = np.mean(
+                [a_QK[row, start + 1 : stop - 3].max(initial=0) for row, (start, stop) in zip(rows, ends, strict=True)]
+            )
+    layer, head = np.unravel_index(strength.argmax(), strength.shape)
+    assert (data["first"]["layer"], data["first"]["head"]) == (layer, head)
+    assert (data["layers"], data["heads"], data["rows_used"], data["rows"]) == ([0, 1], [], 14, 70)
+    assert data["first"]["why"] == "of layers 0, 1 the one with the largest weights far from the query"
+
+
+def test_what_a_page_asks_first_is_foreseen(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "BRIEF_CELLS", 1)
+    monkeypatch.setattr("attlas.server.session.SKETCHED", 0)
+    session.foresee()
+    computed: list[Any] = []
+    monkeypatch.setattr(heads, "_far_looking", lambda *given: computed.append(given))
+    monkeypatch.setattr(heads, "thumbnails_of", lambda *given: computed.append(given))
+    first = asked(session, "heads", document="doc-0", brief=True)[0]["first"]
+    asked(session, "thumbnails", document="doc-0", layer=first["layer"], head=first["head"], cells=256)
+    assert not computed
 
 
 WRONG: list[tuple[str, dict[str, Any], type[AttlasError], str]] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from attlas.analysis.statistics import plan_statistics as plan_statistics  # the
 from attlas.engine.kernels.row_statistics import STATISTICS
 from attlas.errors import InputError
 from attlas.jobs.results import find_result
-from attlas.parse import parse_count, parse_names
+from attlas.parse import parse_count, parse_flag, parse_names
 from attlas.server.handles import Handle, statistic_variables
 from attlas.server.questions.question import Answer, Asked, op
 from attlas.server.questions.weights import MOST_CELLS
@@ -31,6 +31,11 @@ Floats = NDArray[np.float32]
 SAMPLED_CELLS = 2**28
 """Weights that `heads` looks at, of all layers and heads: what is more is sampled."""
 LEAST_ROWS = 16
+BRIEF_CELLS = 2**24
+"""Weights that `heads` looks at when it is to be brief and still looks at all layers."""
+BRIEF_PLACES = (0.4, 0.55, 0.7)
+"""Of the stack, from 0 to 1."""
+FIRST_KEYS, NEAR_KEYS = 4, 16
 RECEIVED = "received"
 RECEIVED_IS = "mean weight of the queries that may see the key"
 FIRST = ("induction", "previous", "duplicate", "next", "offset", "positional", "local", "self", "separator", "sink")
@@ -39,17 +44,29 @@ FIRST = ("induction", "previous", "duplicate", "next", "offset", "positional", "
 
 @op
 def thumbnails(
-    asked: Asked, *, atlas: Any = None, document: Any = None, kind: Any = None, layer: Any = None, cells: Any = 64
+    asked: Asked,
+    *,
+    atlas: Any = None,
+    document: Any = None,
+    kind: Any = None,
+    layer: Any = None,
+    head: Any = None,
+    cells: Any = 64,
 ) -> Answer:
-    """A small map of every head of a layer, or of all."""
+    """A small map of every head of a layer, or of all; of one head of a layer where that is named."""
     handle = asked.session.handle(atlas, document, kind)
     cells = parse_count(cells, "cells", least=8, most=256)
+    heads = tuple(range(len(handle.heads)))
+    if head is not None:
+        if layer is None or head == "mean":
+            raise InputError("a small map is of one head of a layer, or of each: give layer and a head by its number")
+        heads = handle.head_places(head)
     layers = handle.layers if layer is None else (handle.layers[handle.layer_place(layer)],)
     handle.head_map(layers[0], "mean")  # says so where no weights are kept
     places, overview = [handle.layers.index(one) for one in layers], handle.overview
-    pooled = None if overview is None else pooled_thumbnails(overview, places, cells)
+    pooled = None if overview is None else pooled_thumbnails(overview, places, heads, cells)
     if pooled is None:
-        made = np.stack([_thumbnails(asked, handle, place, cells) for place in places])
+        made = np.stack([_thumbnails(asked, handle, place, heads, cells) for place in places])
         blocks = [-(-size // cells) for size in (handle.queries, handle.keys)]
     else:
         made, blocks = pooled
@@ -57,7 +74,7 @@ def thumbnails(
         {
             "shape": list(made.shape),
             "layers": list(layers),
-            "heads": list(handle.heads),
+            "heads": [handle.heads[one] for one in heads],
             "sampled_rows": len(sampled_rows(handle.queries, cells)) if pooled is None else None,
             "block_queries": blocks[0],
             "block_keys": blocks[1],
@@ -68,10 +85,12 @@ def thumbnails(
     )
 
 
-def _thumbnails(asked: Asked, handle: Handle, place: int, cells: int) -> NDArray[np.uint8]:
-    key = asked.session.key(handle), "thumbnails", place, cells
+def _thumbnails(
+    asked: Asked, handle: Handle, place: int, heads: tuple[int, ...], cells: int
+) -> NDArray[np.uint8]:  # fmt: skip
+    key = asked.session.key(handle), "thumbnails", place, heads, cells
     return asked.session.cache.get(
-        key, lambda: quantised(thumbnails_of(handle, place, cells)), heavy=True, wanted=asked.wanted
+        key, lambda: quantised(thumbnails_of(handle, place, heads, cells)), heavy=len(heads) > 1, wanted=asked.wanted
     )
 
 
@@ -164,21 +183,55 @@ def _received(handle: Handle, place: int, heads: tuple[int, ...]) -> Floats:
 
 
 @op
-def heads(asked: Asked, *, atlas: Any = None, document: Any = None, kind: Any = None) -> Answer:
-    """The heads that have a role, best first, and the one to show first."""
+def heads(asked: Asked, *, atlas: Any = None, document: Any = None, kind: Any = None, brief: Any = False) -> Answer:
+    """The heads that have a role, best first, and the one to show first; brief: of a long document that alone, soon."""
     handle = asked.session.handle(atlas, document, kind)
+    few = _few_layers(handle) if parse_flag(brief, "brief") else None
     data = asked.session.cache.get(
-        (asked.session.key(handle), "heads"),
-        lambda: _heads(_roles(handle)),
-        heavy=True,
+        (asked.session.key(handle), "heads", few),
+        lambda: _heads(_roles(handle)) if few is None else _far_looking(handle, few),
+        heavy=few is None,
         wanted=asked.wanted,
         size=lambda made: len(json.dumps(made)),
     )
-    return Answer(data)
+    return Answer(data | {"layers": list(handle.layers if few is None else few)})
+
+
+def _few_layers(handle: Handle) -> tuple[int, ...] | None:
+    """From the middle of the stack; None where all are known, or looked at as quickly."""
+    layers = handle.layers
+    of_all = handle.keys * len(handle.heads) * len(layers) * LEAST_ROWS
+    if handle.atlas.tier.statistics or of_all <= BRIEF_CELLS or _kept_roles(handle) is not None:
+        return None
+    return tuple(layers[place] for place in sorted({round(share * (len(layers) - 1)) for share in BRIEF_PLACES}))
+
+
+def _far_looking(handle: Handle, layers: Sequence[int]) -> dict[str, Any]:
+    """As `_heads`, without roles: the first is the head with the largest weights that are neither on the first keys nor
+    next to the last that a query may see, of a few rows."""
+    rows, heads, keys = sampled_rows(handle.queries, LEAST_ROWS), np.arange(len(handle.heads)), np.arange(handle.keys)
+    strength_LH: list[NDArray[Any]] = []
+    for layer in layers:
+        place = handle.layer_place(layer)
+        a_HRK = handle.attention.compute([np.array([place]), heads, rows, keys])[0]
+        start_R, stop_R = (edge_Q[rows, None] for edge_Q in handle.intervals(place))
+        far_RK = (keys >= start_R + FIRST_KEYS) & (keys < stop_R - NEAR_KEYS)
+        strength_LH.append(np.where(far_RK, a_HRK, 0).max(axis=2).mean(axis=1))
+    at, head = divmod(int(np.argmax(strength_LH)), len(heads))
+    why = f"of layers {', '.join(map(str, layers))} the one with the largest weights far from the query"
+    return {
+        "heads": [], "first": {"layer": layers[at], "head": handle.heads[head], "why": why}, "roles": {},
+        "rows_used": len(rows), "rows": handle.queries, "exact": False,
+    }  # fmt: skip
 
 
 def _roles(handle: Handle) -> xr.Dataset:
     """Roles in this document: of all rows where the atlas keeps such an answer, else of a sample."""
+    kept = _kept_roles(handle)
+    return sampled_roles(handle) if kept is None else kept
+
+
+def _kept_roles(handle: Handle) -> xr.Dataset | None:
     atlas, own = handle.atlas, {"documents": [handle.document], "kind": handle.kind}
     alone: list[dict[str, Any]] = [{"kind": handle.kind}, {}] if len(atlas) == 1 else []
     for choices in [own, *alone] if not atlas.tier.statistics else []:
@@ -186,7 +239,7 @@ def _roles(handle: Handle) -> xr.Dataset:
         kept = find_result(atlas, job.question, job.parameters) if job.plan.corpus.kind == handle.kind else None
         if kept is not None:
             return kept
-    return sampled_roles(handle)
+    return None
 
 
 def sampled_roles(handle: Handle, *, save: bool = False) -> xr.Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import attlas
 from attlas.server.app import create_app
+from attlas.server.questions import weights as weights_module
 from attlas.server.session import Session
 from attlas.server.viewer.bundle import viewer_module
 from tests.server.clients import listening
@@ -228,6 +230,43 @@ def test_two_heads_beside_and_their_difference(browser: Any, url: str, atlas: at
         page.wait_for_timeout(60)
         query, key, weight = told(page)
         assert weight == pytest.approx(float(a[0, query, key] - a[2, query, key]), abs=1e-6)
+
+
+def test_two_documents_from_the_address(browser: Any, url: str) -> None:
+    with opened(browser, url + at("short&layer=1&head=0&compare=beside&other_document=long&other_head=2")) as page:
+        panes = page.locator(".att-pane:not([hidden])")
+        shown = [[panes.nth(i).get_attribute(f"data-{name}") for name in ("document", "head")] for i in (0, 1)]
+        assert shown == [["short", "0"], ["long", "2"]]
+
+
+def test_some_rows_of_a_long_map_are_seen_before_it_is_computed(
+    browser: Any, atlas: attlas.Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed, told = threading.Event(), {"sketch": False}
+    made = attlas.capture("demo", [TEXT * 22], tmp_path / "long.zarr", ids=["long"], extrapolate=True)
+    whole = weights_module.pooled
+
+    def slow(*given: Any) -> Any:
+        assert computed.wait(30)
+        return whole(*given)
+
+    monkeypatch.setattr(weights_module, "pooled", slow)
+    with listening(create_app(Session({"a": made}), token=None)) as url:
+        page = browser.new_page(viewport={"width": 1360, "height": 860})
+        try:
+            page.goto(url + "/#layer=1&head=2")
+            page.wait_for_selector(".attlas[data-sketched]")
+            told["sketch"] = page.locator(".attlas").get_attribute("data-missing") != "0"
+            pixels = "(c) => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.reduce((a, b) => a + b)"
+            page.wait_for_function(
+                f"(before) => {{ const f = {pixels}; return f(document.querySelector('{MAP}')) > 0 }}"
+            )
+            computed.set()
+            page.wait_for_selector(OPEN)
+        finally:
+            computed.set()
+            page.close()
+    assert told["sketch"]
 
 
 def test_numbers_and_pictures_are_saved(browser: Any, url: str, atlas: attlas.Atlas, tmp_path: Path) -> None:

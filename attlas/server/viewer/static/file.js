@@ -224,15 +224,18 @@ class FileModel {
     return [{ total, places, tokens: places.map(([first, end]) => tokens.slice(first, end)) }];
   }
 
-  async answer_thumbnails({ layer = null }) {
+  async answer_thumbnails({ layer = null, head = null }) {
     const { codes, ...data } = this.carried.thumbnails;
     this.codes ??= inflated(codes);
     const bytes = await this.codes;
     if (layer === null) return [data, [bytes]];
     const size = bytes.length / data.layers.length;
     const place = data.layers.indexOf(layer);
-    const one = { ...data, layers: [layer], shape: [1, ...data.shape.slice(1)] };
-    return [one, [bytes.subarray(place * size, (place + 1) * size)]];
+    const of = { ...data, layers: [layer], shape: [1, ...data.shape.slice(1)] };
+    if (head === null) return [of, [bytes.subarray(place * size, (place + 1) * size)]];
+    const begin = place * size + (data.heads.indexOf(head) * size) / data.heads.length;
+    const shape = [1, 1, ...data.shape.slice(2)];
+    return [{ ...of, heads: [head], shape }, [bytes.subarray(begin, begin + size / data.heads.length)]];
   }
 
   async answer_tile({ level = 0, row = 0, column = 0, pool = "max", format = "u8", ...where }) {

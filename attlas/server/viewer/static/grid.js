@@ -5,6 +5,9 @@ import { element, headTitle } from "./format.js";
 import { Tile } from "./tiles.js";
 
 const CELLS = 32;
+const FEWER = 16; // of a map of so many levels, each of whose rows costs more
+const LONG = 7;
+const AGAIN = 300; // ms between drawings of all thumbnails while they come
 const LABELS = 24; // pixels beside and above
 const LAYERS_AT_ONCE = 2;
 const UNDER = 310; // pixels below the thumbnails, for the heads with a name
@@ -43,10 +46,12 @@ export class HeadGrid {
     const { layers, heads } = page.facts;
     this.title.textContent = `${layers.length} layers × ${heads.length} heads`;
     this.note.textContent = "";
+    const cells = page.facts.top_level >= LONG ? FEWER : CELLS;
     const waiting = [...layers].sort((a, b) => Number(b === first) - Number(a === first));
+    let drawn = 0;
     const work = async () => {
       for (let layer = waiting.shift(); layer !== undefined; layer = waiting.shift()) {
-        const { data, buffers } = await asker.ask("thumbnails", { ...page.where, layer, cells: CELLS }, signal);
+        const { data, buffers } = await asker.ask("thumbnails", { ...page.where, layer, cells }, signal);
         const [, count, rows, columns] = data.shape;
         for (let i = 0; i < count; i += 1) {
           const codes = buffers[0].subarray(i * rows * columns, (i + 1) * rows * columns);
@@ -56,6 +61,8 @@ export class HeadGrid {
         const sampled = data.sampled_rows?.length ?? data.sampled_rows ?? page.facts.queries;
         const few = sampled < page.facts.queries;
         this.note.textContent = few ? `${sampled} sampled rows of each` : "";
+        if (waiting.length && performance.now() - drawn < AGAIN) continue;
+        drawn = performance.now();
         this.hooks.changed();
       }
     };

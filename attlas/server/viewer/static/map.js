@@ -1,10 +1,11 @@
 // The map of one head: tiles, tokens on both axes, statistics along them, what is locked and what is pointed at.
 
+import { isAborted } from "./ask.js";
 import { makeTable, valueOf, differenceOf } from "./colour.js";
 import { count, element, label, oneLine, roundStep } from "./format.js";
 import { drawLines } from "./lines.js";
 import { CanvasPen } from "./pen.js";
-import { TILE, TileSource } from "./tiles.js";
+import { Tile, TILE, TileSource } from "./tiles.js";
 
 const LEFT = 118;
 const SHORT = 62; // beside a map of the same text, where its positions are enough
@@ -12,6 +13,7 @@ const BOTTOM = 78;
 const TOP = 36;
 const RIGHT = 46;
 const STRIP = 24;
+const SKETCHED = 4; // levels of a map that is sketched before it is computed
 const READABLE = 9.5; // pixels a token from which each has its own label
 
 export class MapPane {
@@ -50,6 +52,28 @@ export class MapPane {
     this.element.dataset.document = this.page.where.document;
     this.element.dataset.kind = this.page.where.kind;
     this.element.dataset.missing = "all";
+    this.sketch = null;
+    this.control?.abort();
+    this.control = null;
+    const long = this.page.facts.top_level >= SKETCHED && pool === "max";
+    if (long && heads.length === 1 && heads[0].head !== "mean") this.takeSketch(asker, where[0]);
+  }
+
+  // a map of long text takes seconds: some of its rows are seen before, and are said to be some
+  async takeSketch(asker, where) {
+    const control = new AbortController();
+    this.control = control;
+    try {
+      const { data, buffers } = await asker.ask("thumbnails", { ...where, cells: TILE }, control.signal);
+      if (this.control !== control) return;
+      const [, , rows, columns] = data.shape;
+      this.sketch = { tile: new Tile(buffers[0], rows, columns), rows: data.sampled_rows };
+    } catch (error) {
+      if (isAborted(error)) return; // else the map itself fails as well, and says why
+    }
+    if (this.control !== control) return;
+    this.control = null;
+    this.hooks.changed();
   }
 
   recolour() {
@@ -167,6 +191,10 @@ export class MapPane {
     this.paintStrips(pen, inner, box, palette);
     this.paintQueries(pen, inner, box, palette);
     this.paintKeys(pen, inner, box, palette);
+    if (this.sketch?.rows && this.missing > 0) {
+      const words = `${count(this.sketch.rows)} sampled rows; all ${count(queries)} follow`;
+      pen.text(box.right - 10, box.y + 16, words, palette.soft, { align: "right", size: 11.5 });
+    }
     this.paintMarks(pen, inner, box, palette);
   }
 
@@ -180,7 +208,7 @@ export class MapPane {
     context.imageSmoothingEnabled = false;
     context.fillStyle = palette.missing;
     context.fillRect(box.x, box.y, box.w, box.h);
-    const small = this.missing === 0 || source.difference ? null : this.hooks.thumbnail(this.heads[0]);
+    const small = this.missing === 0 || source.difference ? null : this.sketch?.tile ?? this.hooks.thumbnail(this.heads[0]);
     if (small) context.drawImage(small.painted(table), toX(0), toY(0), toX(keys) - toX(0), toY(queries) - toY(0));
     const first = (at) => Math.max(Math.floor(at / size), 0);
     const [c0, r0] = [first(camera.x), first(camera.y)];
@@ -250,7 +278,7 @@ export class MapPane {
 
   // asks for what the last painting lacked
   request() {
-    this.source?.want(this.wanted ?? []);
+    if (!this.control) this.source?.want(this.wanted ?? []);
   }
 
   paintQueries(pen, inner, box, palette) {

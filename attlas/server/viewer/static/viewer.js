@@ -135,14 +135,14 @@ class Viewer {
     const document = state.get("document") || (await this.firstDocument(atlas));
     const page = await Page.open(this.asker, atlas, document, state.get("kind"), () => this.redraw());
     if (turn !== this.turnOfPage) return;
-    const roles = this.asker.ask("heads", page.where);
-    roles.catch(() => {});
     let [layer, head] = [state.get("layer"), state.get("head")];
     const { layers, heads } = page.facts;
     let why = "";
     if (!layers.includes(layer) || !(heads.includes(head) || head === "mean")) {
-      const first = await roles.then(({ data }) => data.first, () => null);
+      const brief = await this.asker.ask("heads", { ...page.where, brief: true }).then(({ data }) => data, () => null);
       if (turn !== this.turnOfPage) return;
+      const first = brief?.first;
+      page.roles = brief?.layers?.length === layers.length ? brief : null;
       layer = layers.includes(layer) ? layer : first?.layer ?? layers[Math.floor(layers.length / 2)];
       head = heads.includes(head) || head === "mean" ? head : first?.head ?? heads[0];
       why = first?.why ?? "";
@@ -157,24 +157,33 @@ class Viewer {
     state.set(patch);
     this.pending.clear();
     this.header.open(info, page);
-    this.root.dataset.state = "open";
     this.say(`${page.where.document}, ${page.title()}; ${headTitle(layer, head)}${why ? `: ${why}` : ""}`);
     await this.showHeads();
+    if (turn !== this.turnOfPage) return;
+    this.root.dataset.state = "open";
     this.arrange();
     this.placeCamera();
     this.redraw();
     this.gridPage = null;
-    roles.then(
-      ({ data }) => {
-        if (turn !== this.turnOfPage) return;
-        this.grid.roles = new Map(data.heads.map((one) => [`${one.layer}/${one.head}`, `${one.role.replace(/_/g, " ")} ${Number(one.score).toFixed(2)}`]));
-        this.list.show(data);
-        this.markHeads();
-      },
-      (error) => {
-        if (!isAborted(error)) this.list.element.replaceChildren(element("p", "att-note", `no named heads: ${error.message}`));
-      },
-    );
+    if (page.roles) this.showRoles(page.roles);
+  }
+
+  showRoles(data) {
+    this.grid.roles = new Map(data.heads.map((one) => [`${one.layer}/${one.head}`, `${one.role.replace(/_/g, " ")} ${Number(one.score).toFixed(2)}`]));
+    this.list.show(data);
+    this.markHeads();
+  }
+
+  async loadRoles(page) {
+    if (page.roles || page.naming || page !== this.page) return;
+    page.naming = true;
+    try {
+      const { data } = await this.asker.ask("heads", page.where);
+      page.roles = data;
+      if (page === this.page) this.showRoles(data);
+    } catch (error) {
+      if (!isAborted(error)) this.list.element.replaceChildren(element("p", "att-note", `no named heads: ${error.message}`));
+    }
   }
 
   async firstDocument(atlas) {
@@ -183,14 +192,18 @@ class Viewer {
     return data.documents[0].id;
   }
 
-  // what comes after the first map: thumbnails, strips, the locked row
-  loadBeside() {
-    if (!this.page) return;
-    if (this.gridPage !== this.page) {
-      this.gridPage = this.page;
-      this.grid.load(this.asker, this.page, this.state.get("layer"));
+  // what comes after the first map: thumbnails, then strips, then names, each of which takes seconds of a long text
+  async loadBeside() {
+    const { page } = this;
+    if (!page) return;
+    if (this.gridPage !== page) {
+      this.gridPage = page;
+      this.gridLoaded = this.grid.load(this.asker, page, this.state.get("layer"));
     }
-    for (const pane of this.shownPanes()) this.loadStrips(pane);
+    await this.gridLoaded;
+    if (page !== this.page) return;
+    await Promise.all(this.shownPanes().map((pane) => this.loadStrips(pane)));
+    this.loadRoles(page);
   }
 
   async loadStrips(pane) {
@@ -383,7 +396,7 @@ class Viewer {
   }
 
   draw() {
-    if (this.closed || !this.page) return;
+    if (this.closed || !this.page || !this.shownPanes().length) return;
     if (!this.colours || this.colours.ink === "#888888") {
       this.colours = this.palette();
       this.gridTable = makeTable(settingsOf(this.state), this.isDark(), false);
@@ -400,6 +413,11 @@ class Viewer {
     this.root.dataset.level = String(this.panes[0].element.dataset.level);
     this.root.dataset.layer = String(state.get("layer"));
     this.root.dataset.head = String(state.get("head"));
+    if (this.panes[0].sketch && !this.sketched) {
+      this.sketched = true;
+      this.root.dataset.sketched = String(Math.round(performance.now()));
+      this.loadBeside();
+    }
     if (missing === 0) {
       if (!this.drawn) {
         this.drawn = true;
