@@ -18,7 +18,7 @@ COMMANDS = {
     "bench": "Time, memory and disk here, beside what the machine allows.",
     "capture": "Run a model over texts and keep its attention.",
     "compare": "Where two heads, layers, documents or models differ.",
-    "consistency": "How much weights vary when dropout is on.",
+    "consistency": "How much weights vary over dropout, or paraphrases.",
     "counterfactual": "Another text, or a token left out: what moves.",
     "demo": "The embedded model, captured, its heads named.",
     "embed": "Heads as points, near where they attend alike.",

@@ -11,6 +11,7 @@ from attlas.experiments.consistency import consistency
 from attlas.experiments.counterfactual import counterfactual
 from attlas.experiments.explain import explain_edits
 from attlas.experiments.mean_outputs import mean_outputs
+from attlas.experiments.paraphrases import paraphrases
 from attlas.experiments.patching import patching
 from attlas.experiments.perturbation import perturbation
 from attlas.experiments.remove_largest import remove_largest
@@ -26,6 +27,7 @@ __all__ = [
     "counterfactual",
     "explain_edits",
     "mean_outputs",
+    "paraphrases",
     "parse_edits",
     "patching",
     "perturbation",

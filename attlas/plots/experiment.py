@@ -29,7 +29,7 @@ __all__ = ["experiment"]
 LEADING = {
     "ablate_heads": "loss_change", "ablate_edges": "kl_last", "adversarial": "weights_js", "patching": "recovered",
     "perturbation": "robustness", "remove_largest": "js", "consistency": "cv", "replace_tokens": "kl_last",
-    "counterfactual": "variation",
+    "counterfactual": "variation", "paraphrases": "cv",
 }  # fmt: skip
 """Question -> what of it is drawn, where nothing is said."""
 NEVER_NEGATIVE = {"weights_js", "js", "kl", "kl_last", "total_variation", "robustness", "agreement", "cv", "variation"}

@@ -162,3 +162,21 @@ def test_counterfactual_ranks_tokens(notes: str, tmp_path: Path) -> None:
     assert figure.stat().st_size > 5_000
     assert "--token is of --by" in run("counterfactual", "demo", notes, "--token", "a", status=2).stderr
     assert "leave --other out" in run("counterfactual", "demo", notes, "--by", "mask", "--other", "a", status=2).stderr
+
+
+def test_consistency_over_paraphrases(tmp_path: Path) -> None:
+    said = {"id": "a", "text": "one two three, one two", "paraphrases": ["two one three, two one", "one two and three"]}
+    (tmp_path / "said.jsonl").write_text(json.dumps(said))
+    told = run(
+        "consistency", "demo", str(tmp_path / "said.jsonl"), "--paraphrases", "--cells", "4", "--top", "1"
+    ).stdout
+    found = experiments.paraphrases("demo", said["text"], [said["paraphrases"]], cells=4)
+    layer, head = np.unravel_index(found.cv.values[0].argmax(), (4, 4))
+    row = told.splitlines()[4].split()
+    assert row[:2] == [str(layer), str(head)]
+    assert float(row[2]) == pytest.approx(found.cv.values[0, layer, head], abs=1e-4)
+    assert "on a grid of 4 x 4" in told
+    (tmp_path / "bad.jsonl").write_text('{"id": "a", "text": "abc"}')
+    stderr = run("consistency", "demo", str(tmp_path / "bad.jsonl"), "--paraphrases", status=2).stderr
+    assert "document 'a' has no paraphrases" in stderr
+    assert "--cells is of --paraphrases" in run("consistency", "demo", "a.txt", "--cells", "4", status=2).stderr

@@ -54,6 +54,7 @@ BESIDE = {
     "draw": ("document", "layer"),
     "adversarial": ("layers", "steps"),
     "consistency": ("draws", "layers", "rate"),
+    "paraphrases": ("cells",),
     "replace_tokens": ("places",),
 }
 """Options without which a call is refused, where an atlas has two documents."""
@@ -115,6 +116,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "causal_report": {"answer": analysis.causal_report(atlas, save=False)},
         "compare": {"one": weights, "other": weights},
         "embedding": {"answer": analysis.embed_heads(atlas, save=False)},
+        "paraphrases": {"others": [["b text"]], "cells": 3},
         "head_grid": {"thumbnails": analysis.thumbnails(atlas, "a")},
         "layer_animation": {"weights": layers}, "draw": {"picture": "map"},
         "layers_in_space": {"weights": analysis.overview(atlas, "a", layer=None)},

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import attlas
+from attlas.server import tiles as tiles_module
 from attlas.server.app import create_app
 from attlas.server.questions import weights as weights_module
 from attlas.server.session import Session
@@ -244,7 +245,7 @@ def test_some_rows_of_a_long_map_are_seen_before_it_is_computed(
 ) -> None:
     computed, told = threading.Event(), {"sketch": False}
     made = attlas.capture("demo", [TEXT * 22], tmp_path / "long.zarr", ids=["long"], extrapolate=True)
-    whole = weights_module.pooled
+    whole = tiles_module.pooled
 
     def slow(*given: Any) -> Any:
         assert computed.wait(30)
