@@ -11,6 +11,7 @@ __all__ = [
     "ClusterError",
     "CorruptAtlasError",
     "DisagreementError",
+    "GradientError",
     "DocumentMissingError",
     "InputError",
     "MissingAttentionError",
@@ -125,6 +126,10 @@ class ServerBusyError(AttlasError, BlockingIOError):
 
 class DisagreementError(AttlasError, ArithmeticError):
     """Two ways to the same numbers gave different ones, so that their times cannot be compared."""
+
+
+class GradientError(AttlasError, ArithmeticError):
+    """A gradient cannot be had: something on its way gives none, or the target does not depend on a layer."""
 
 
 class TierError(AttlasError, AttributeError, KeyError):

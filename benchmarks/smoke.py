@@ -25,7 +25,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 import attlas
 from attlas import analysis
@@ -33,7 +33,10 @@ from attlas.bench.dense import dense_block, distance_edges
 from attlas.bench.guard import Pair, Verdict, judge, load, measure, record, save
 from attlas.bench.machine import find_machine
 from attlas.bench.trial import plain_forward
+from attlas.experiments.asked import ask_model
 from attlas.jobs.corpus import find_corpus
+from attlas.server.handles import Handle
+from attlas.server.tiles import choose_box, pooled
 
 RECORDED = Path(__file__).with_name("smoke.json")
 RUNS = 7
@@ -79,8 +82,11 @@ def pairs() -> Iterator[dict[str, Pair]]:
 
             return run
 
-        def dense_map() -> None:
-            softmax(q[1, 2] @ k[1, 1].T * scaling)
+        def dense_map() -> Any:
+            return softmax(q[1, 2] @ k[1, 1].T * scaling)
+
+        edited, unedited = _passes(model, long)
+        head_map, box = Handle(atlas, "doc-0", "self").head_map(1, 2), choose_box(TOKENS, TOKENS, 2, 0, 0)
 
         found = [
             Pair(name="factors", contender=tier("factors", long), base=forward, base_name="forward pass", rounds=8),
@@ -105,8 +111,35 @@ def pairs() -> Iterator[dict[str, Pair]]:
                 name="operator", contender=lambda: _both_ways(operator, x_NC), base=lambda: _fused(q[1], k[1]),
                 base_name="fused attention", rounds=15,
             ),
+            Pair(
+                name="edited pass", contender=edited, base=unedited, base_name="unedited pass", rounds=15,
+            ),
+            Pair(
+                name="coarse tile", contender=lambda: _drop(pooled(head_map, box, "max")),
+                base=lambda: _drop(_pooled(dense_map())), base_name="numpy", rounds=15,
+            ),
         ]  # fmt: skip
         yield {pair.name: pair for pair in found}
+
+
+def _pooled(a: Any) -> Any:
+    """The largest of each 4 x 4 weights."""
+    return a.reshape(len(a) // 4, 4, -1, 4).max(axis=(1, 3))
+
+
+def _passes(model: LlamaModel, long: list[list[int]]) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A document through the model with its head: the first key of every row knocked out, and as it is."""
+    whole = LlamaForCausalLM(model.config).eval()
+    whole.model = model
+    asked = ask_model(whole, long, {})
+    (document,) = asked.documents
+    part = asked.passage(document)
+
+    def run(*listeners: Any) -> None:
+        for _ in asked.logits(part, listeners, last_only=True):
+            pass
+
+    return lambda: run(asked.editing([attlas.Edit(do="knock_out", key="first")], document)), run
 
 
 def softmax(scores: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from attlas.engine.model.device import check_device, check_threads
+from attlas.engine.model.head import WithHead
 from attlas.engine.model.layout import KindLayout, ModelLayout
 from attlas.engine.model.load import LoadedModel, load_model
 from attlas.engine.model.probe import layout_of
@@ -22,6 +23,7 @@ from attlas.engine.model.unwrap import is_path
 from attlas.engine.model.weights import Placement
 from attlas.engine.passage.budget import Budget
 from attlas.engine.passage.documents import Pack, name_pack
+from attlas.engine.passage.gradient import run_with_gradient
 from attlas.engine.passage.headroom import Headroom, release_memory
 from attlas.engine.passage.passage import passages
 from attlas.engine.passage.retry import Trial, after_error, describe_error
@@ -50,8 +52,8 @@ class Runs(Protocol):
 
 
 @contextmanager
-def in_process(source: ModelSource, budget: Budget) -> Iterator[InProcess]:
-    """The model in this process; torch's number of threads comes back after."""
+def in_process(source: ModelSource, budget: Budget, head: bool | str = False) -> Iterator[InProcess]:
+    """The model in this process; torch's number of threads comes back after. head: as of `load_model`."""
     threads, offload = budget.threads, budget.offload
     check_threads(threads)
     with tempfile.TemporaryDirectory(prefix="attlas-offload-") if offload is not None else nullcontext("") as folder:
@@ -66,7 +68,7 @@ def in_process(source: ModelSource, budget: Budget) -> Iterator[InProcess]:
         try:
             loaded = load_model(
                 source.model, tokenizer=source.tokenizer, dtype=source.dtype, device=source.device,
-                revision=source.revision, part=source.part, placement=placement,
+                revision=source.revision, part=source.part, placement=placement, head=head,
             )  # fmt: skip
             yield InProcess(loaded, layout_of(loaded), offload)
         finally:
@@ -93,7 +95,7 @@ class InProcess:
         pending, room = writer.pending_packs(), Headroom(chunk_tokens=job.chunk_tokens)
         tally = _Tally(job.packs, pending, self.layout.axes, job.progress)
         runner = ShardRunner(
-            Shard.whole(self.loaded.model),
+            Shard.whole(self.loaded.model) if job.target is None else WithHead(self.loaded),
             self.layout,
             recording=writer.tier.recording(),
             kinds=writer.spec.kinds,
@@ -112,7 +114,10 @@ class InProcess:
                 try:
                     with writer.pack(pack) as sink:
                         for part in parts:
-                            runner.run(part, sink)
+                            if job.target is None:
+                                runner.run(part, sink)
+                            else:
+                                run_with_gradient(runner, part, sink, job.target)
                         size = sink.flush()
                     writer.commit(pack, seconds=time.monotonic() - begin, attempt=trial.attempt, size=size, room=room)
                 except (AttlasError, torch.OutOfMemoryError, OSError) as error:  # another is a fault of the code

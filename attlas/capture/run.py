@@ -23,6 +23,7 @@ from attlas.engine.passage.documents import name_pack
 from attlas.engine.passage.input import Texts
 from attlas.engine.passage.rows import Rows
 from attlas.engine.passage.selection import Selection
+from attlas.engine.passage.target import Target, head_of, parse_target
 from attlas.errors import InputError, PacksFailedError
 from attlas.parse import parse_choice, parse_flag, refuse
 from attlas.progress import CaptureProgress
@@ -30,7 +31,7 @@ from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spa
 from attlas.storage.capture_job import CaptureJob
 from attlas.storage.occupant import refuse_to_make
 from attlas.storage.stores import open_writable, store_name
-from attlas.storage.tiers import DEFAULT_TIER, TIERS
+from attlas.storage.tiers import DEFAULT_TIER, KEEPS, TIERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +49,7 @@ def capture(
     store: Any,
     *,
     keep: str = DEFAULT_TIER,
+    gradients: Any = None,
     ids: Sequence[str] | None = None,
     attention_mask: Any = None,
     token_type_ids: Any = None,
@@ -95,6 +97,11 @@ def capture(
     store: a folder, an fsspec URL such as s3://bucket/name.zarr, "memory://name", or a zarr store.
     keep: "factors" (q, k and log-sum-exp: every weight can be computed), "statistics" (row statistics alone),
         or "maps" (factors, and the weights themselves in `map_dtype`).
+    gradients: a number whose gradient with respect to every weight can then be computed too: "loss" (mean next-token
+        cross-entropy), "next_token" (log-probability of the likeliest token behind the last), {"token": " Paris",
+        "against": " Rome", "position": 7} (of a token behind another, less that of one more), {"label": 1} (score of a
+        class), or a function of the model's output, of one document. The values and the gradient of every head's output
+        are kept beside the factors; a document goes whole, forward and back, and its activations are held.
     dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16". device: "auto" (a GPU where there is one),
         "cpu", "cuda:1", ... revision: branch, tag or commit of a hub model. tokenizer: another than the model's own.
     layers, heads, queries: which to keep: 3, [0, -1], slice(4, 8), an array, or a text such as "0,4:8,-1", "last:512",
@@ -121,7 +128,9 @@ def capture(
     )
     budget = Budget.of(memory=memory, chunk_tokens=chunk_tokens, threads=threads, offload=offload)
     layout = Layout.of(shards=shards, replicas=replicas, address=address)
-    keep = parse_choice(keep, "keep", TIERS.names)
+    keep = parse_choice(keep, "keep", KEEPS)
+    if gradients is not None:
+        keep = _with_gradients(keep, layout, budget)
     map_dtype = parse_choice(map_dtype, "map_dtype", MAP_DTYPES)
     overwrite, resume = parse_flag(overwrite, "overwrite"), parse_flag(resume, "resume")
     if overwrite and resume:
@@ -133,7 +142,8 @@ def capture(
     there = refuse_to_make(place, store_name(store), overwrite=overwrite or resume)
     going_on = resume and there not in {"empty", "begun"}
     spans = stored_spans(store, storage_options=storage_options) if going_on else None
-    with _ready(source, budget, layout, spans) as runs:
+    with _ready(source, budget, layout, spans, head_of(gradients)) as runs:
+        target = _target(gradients, runs)
         plan = plan_capture(
             runs.loaded,
             texts,
@@ -157,7 +167,7 @@ def capture(
             keep=keep,
             model=asdict(runs.loaded.identity) | {"position_offset": plan.layout.position_offset},
             tokenizer=_describe_tokenizer(runs.loaded),
-            options=rows.record(),
+            options=rows.record() | ({} if target is None else {"gradients": target.to_json()}),
             map_dtype=map_dtype,
         )
         shape = shape_of(runs.loaded.model, dtype=plan.kinds[0].dtype)
@@ -172,7 +182,8 @@ def capture(
             failed = runs.run(
                 CaptureJob(
                     packs=plan.packs, documents=plan.documents, writer=writer, where=store,
-                    storage_options=storage_options, pack_documents=plan.pack_documents,
+                    storage_options=storage_options, target=target,
+                    pack_documents=plan.pack_documents and not (target is not None and target.alone),
                     chunk_tokens=plan.sizes.chunk_tokens, progress=progress,
                 )
             )  # fmt: skip
@@ -182,14 +193,35 @@ def capture(
 
 
 def _ready(
-    source: ModelSource, budget: Budget, layout: Layout, spans: Mapping[str, tuple[int, int]] | None
+    source: ModelSource, budget: Budget, layout: Layout, spans: Mapping[str, tuple[int, int]] | None, head: bool | str
 ) -> AbstractContextManager[Runs]:
     """The model in this process, or on a cluster. spans: of an atlas that is gone on with."""
     if layout.in_this_process:
-        return in_process(source, budget)
+        return in_process(source, budget, head)
     from attlas.actors.capture import ClusterRun  # Ray is loaded only where it is used
 
     return ClusterRun(source, layout, budget, span=None if spans is None else min(span for span, _ in spans.values()))
+
+
+def _with_gradients(keep: str, layout: Layout, budget: Budget) -> str:
+    """The tier of a capture with gradients; raises InputError where there cannot be one."""
+    if keep != DEFAULT_TIER:
+        raise InputError(f"gradients are kept beside the factors, and keep is {keep!r}: leave keep out")
+    if not layout.in_this_process:
+        raise InputError("gradients are captured in one process: leave shards, replicas and address out")
+    if budget.offload is not None:
+        raise InputError("gradients need the weights in memory twice: leave offload out")
+    if budget.chunk_tokens is not None:
+        raise InputError("gradients flow through a document in one pass: leave chunk_tokens out")
+    return next(tier.name for tier in TIERS if tier.gradients)
+
+
+def _target(given: Any, runs: Runs) -> Target | None:
+    if given is None:
+        return None
+    calls = runs.layout.calls
+    causal = runs.loaded.is_encoder_decoder or all(call.causal for call in calls)
+    return parse_target(given, runs.loaded, causal=causal)
 
 
 def _with_spans(

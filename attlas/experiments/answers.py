@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from attlas.engine.passage.token import parse_token
 from attlas.errors import InputError
-from attlas.experiments.asked import Asked, vocabulary_of
+from attlas.experiments.asked import Asked
 from attlas.experiments.difference import Answer
-from attlas.parse import parse_count, refuse
+from attlas.parse import refuse
 
-__all__ = ["parse_answers", "parse_word"]
+__all__ = ["parse_answers"]
 
 
 def parse_answers(given: Any, asked: Asked) -> dict[str, Answer]:
@@ -22,18 +23,6 @@ def parse_answers(given: Any, asked: Asked) -> dict[str, Answer]:
     if len(pairs) != len(asked.documents):
         raise InputError(f"answers are {len(pairs)} pairs for {len(asked.documents)} documents: give one a document")
     return {
-        document.id: (parse_word(right, asked, "an answer"), parse_word(wrong, asked, "an answer"))
+        document.id: (parse_token(right, asked.loaded, "an answer"), parse_token(wrong, asked.loaded, "an answer"))
         for document, (right, wrong) in zip(asked.documents, pairs, strict=True)
     }
-
-
-def parse_word(given: Any, asked: Asked, field: str) -> int:
-    """The id of a token, given as its text or as its id. Raises InputError."""
-    if isinstance(given, str):
-        if asked.loaded.tokenizer is None:
-            raise InputError(f"{field}, {given!r}, cannot be looked up without a tokenizer: give its token id")
-        ids = asked.loaded.tokenizer(given, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise InputError(f"{field}, {given!r}, is {len(ids)} tokens, and is to be one: give one, such as ' Paris'")
-        return int(ids[0])
-    return parse_count(given, field, least=0, most=vocabulary_of(asked.loaded) - 1)

@@ -5,9 +5,7 @@ Suffixes: T tokens of a document, N those of a chunk, W words of the vocabulary.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,11 @@ from attlas.engine.attention.call import Listener
 from attlas.engine.edit.edit import Edit
 from attlas.engine.edit.places import Places, parse_places
 from attlas.engine.listeners.edit import Editing
+from attlas.engine.model.head import WithHead
 from attlas.engine.model.layout import ModelLayout
 from attlas.engine.model.load import LoadedModel, load_model
 from attlas.engine.model.prefix import Prefix
 from attlas.engine.model.probe import layout_of
-from attlas.engine.model.shard import Shard, State
 from attlas.engine.model.source import ModelSource
 from attlas.engine.passage.documents import Document, plan_packs
 from attlas.engine.passage.passage import Passage, passages
@@ -46,7 +44,6 @@ __all__ = [
     "ask_model",
     "ask_texts",
     "token_ids",
-    "vocabulary_of",
 ]
 
 SOURCE = ("tokenizer", "dtype", "device", "revision")
@@ -161,7 +158,7 @@ class Asked:
         if prefix is not None and begin is not None:
             calls = tuple(call for call in layout.calls if prefix.begin_of(call.module) >= begin)
             layout = replace(layout, calls=calls)
-        shard = _WithHead(self.loaded, last_only=last_only)
+        shard = WithHead(self.loaded, last_only=last_only)
         runner = ShardRunner(shard, layout, recording=TIERS["factors"].recording())
         opened = runner.open(part, None, finish=True, listeners=listeners, train=train)
         for number in range(len(part.chunks)):
@@ -175,7 +172,7 @@ class Asked:
         self, part: Passage, listeners: Sequence[Listener], *, last_only: bool = False
     ) -> torch.Tensor:
         """(T, W) of a document in one pass, through which gradients flow; last_only: as of `logits`."""
-        shard = _WithHead(self.loaded, last_only=last_only)
+        shard = WithHead(self.loaded, last_only=last_only)
         runner = ShardRunner(shard, self.layout, recording=TIERS["factors"].recording())
         logits_TW: torch.Tensor = runner.open(part, None, finish=True, listeners=listeners, grad=True).step(0).logits[0]
         return logits_TW
@@ -200,31 +197,9 @@ class Asked:
         return total / int(counted_T.sum())
 
 
-class _WithHead(Shard):
-    """The whole model, its head too, as one shard. within: of the next forward pass, while the model is this thread's
-    alone."""
-
-    def __init__(self, loaded: LoadedModel, *, last_only: bool = False) -> None:
-        super().__init__(loaded.model, (), 0, 0)
-        assert loaded.with_head is not None
-        self._whole = loaded.with_head
-        parameters = inspect.signature(self._whole.forward).parameters
-        self.more = {"logits_to_keep": 1} if last_only and "logits_to_keep" in parameters else {}
-        self.within: AbstractContextManager[None] = nullcontext()
-
-    def forward(self, inputs: Mapping[str, Any], state: State | None = None) -> Any:
-        given = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
-        with self.within:
-            return self._whole(**given, **self.more)
-
-
 def token_ids(document: Document) -> torch.Tensor:
     """(T,), int64."""
     return torch.from_numpy(document.tokens["text"].ids.astype(np.int64))
-
-
-def vocabulary_of(loaded: LoadedModel) -> int:
-    return int(loaded.config.get_text_config().vocab_size)
 
 
 def ask_model(model: Any, texts: Any, options: Mapping[str, Any]) -> Asked:

@@ -12,11 +12,13 @@ import xarray as xr
 
 from attlas.engine.edit.places import Places, parse_places
 from attlas.engine.listeners.keep import KeepingRow
+from attlas.engine.model.head import vocabulary_of
 from attlas.engine.passage.documents import Document
+from attlas.engine.passage.token import parse_token
 from attlas.errors import InputError
 from attlas.experiments.aligned import Rows, prediction_change
-from attlas.experiments.answers import parse_answers, parse_word
-from attlas.experiments.asked import Asked, ask_model, ask_texts, vocabulary_of
+from attlas.experiments.answers import parse_answers
+from attlas.experiments.asked import Asked, ask_model, ask_texts
 from attlas.experiments.difference import Answer
 from attlas.experiments.heads import HeadChoice
 from attlas.experiments.kept import Part
@@ -116,7 +118,7 @@ def replace_tokens(
 def _given(by: str, token: Any, asked: Asked) -> int | str:
     """What is put in: a token's id, "delete" or "random"."""
     if by == "token":
-        return parse_word(token, asked, "token")
+        return parse_token(token, asked.loaded, "token")
     if by != "mask":
         return by
     tokenizer = asked.loaded.tokenizer

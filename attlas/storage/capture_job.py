@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attlas.engine.passage.documents import Document, Pack
+from attlas.engine.passage.target import Target
 from attlas.progress import CaptureProgress
 from attlas.storage.stores import Where
 from attlas.storage.writer import AtlasWriter
@@ -18,7 +19,8 @@ __all__ = ["CaptureJob"]
 class CaptureJob:
     """packs: all of the atlas, those that are committed too; their documents are numbers of `documents`. where,
     storage_options: the writer's store, for processes that open it themselves. pack_documents: documents go through the
-    model together. chunk_tokens: the most query tokens in a forward pass, None where no bound is needed.
+    model together. chunk_tokens: the most query tokens in a forward pass, None where no bound is needed. target: what
+    gradients are of; None for none.
     """
 
     packs: Sequence[Pack]
@@ -28,4 +30,5 @@ class CaptureJob:
     storage_options: Mapping[str, Any] | None
     pack_documents: bool
     chunk_tokens: int | None
+    target: Target | None
     progress: Callable[[CaptureProgress], None] | None

@@ -12,10 +12,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from attlas.engine.listeners.recording import Take
+from attlas.engine.listeners.recording import OUTPUT_GRADIENT, Take
 from attlas.registry import Registry
 
-__all__ = ["FACTORS", "FEATURES", "Factor", "LayerSizes", "Width"]
+__all__ = ["FACTORS", "FEATURES", "VALUE_FEATURES", "Factor", "LayerSizes", "Width"]
 
 
 class LayerSizes(Protocol):
@@ -41,7 +41,7 @@ class Factor:
 
     axis: the token axis its rows are on. heads: the dimension of heads, None where all share a row. width: None: one
     number a row. dtype: None: the one the model computed in. range: what every value must be: finite, or the place of
-    a key in its document, its end included. take: from a layer's attention, see `Take`.
+    a key in its document, its end included. take: from a layer's attention, see `Take`; None: the backward pass has it.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Factor:
     fill: Any
     long_name: str
     units: str
-    take: Take
+    take: Take | None
     range: Literal["finite", "key"] = "finite"
 
     def row_bytes(self, *, heads: int, kv_heads: int, sizes: LayerSizes, itemsize: int) -> int:
@@ -63,6 +63,7 @@ class Factor:
 
 
 FEATURES = Width(dim="feature", size=lambda sizes: sizes.features)
+VALUE_FEATURES = Width(dim="value_feature", size=lambda sizes: sizes.value_features)
 
 FACTORS: Registry[Factor] = Registry(
     "factor",
@@ -88,6 +89,14 @@ FACTORS: Registry[Factor] = Registry(
         name="key_stop", axis="query", heads=None, width=None, dtype="int32", fill=-1, range="key",
         long_name="key after the last it sees, counted from the document's first", units="token",
         take=lambda rows: rows.stop_R,
+    ),
+    Factor(
+        name="v", axis="key", heads="kv_head", width=VALUE_FEATURES, dtype=None, fill=0,
+        long_name="values", units="1", take=lambda rows: rows.keys_of(rows.call.v_GMV),
+    ),
+    Factor(
+        name=OUTPUT_GRADIENT, axis="query", heads="head", width=VALUE_FEATURES, dtype=None, fill=0,
+        long_name="gradient of the target with respect to the head's output", units="target", take=None,
     ),
 )  # fmt: skip
 """In the order in which an atlas has them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from xarray.core import indexing
 from attlas.engine.kernels.row_statistics import STATISTICS, statistic_names
 from attlas.errors import TierError
 from attlas.storage.factors import FACTORS
+from attlas.storage.gradients import GRADIENTS, LazyGradient
 from attlas.storage.lazy import DocumentRows, LazyArray, LazyAttention, LazyRows, LazyStatistic, StatisticRows
 from attlas.storage.tiers import DEFAULT_TIER, TIERS
 from attlas.storage.token_columns import AT_ONCE, WHEN_ASKED, LateColumns, fixed_width
@@ -19,7 +21,7 @@ from attlas.storage.token_columns import AT_ONCE, WHEN_ASKED, LateColumns, fixed
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas
 
-__all__ = ["Page", "check_weights", "make_attention", "make_page"]
+__all__ = ["Page", "check_gradients", "check_weights", "make_attention", "make_page", "target_of"]
 
 PREFERRED_QUERIES, PREFERRED_KEYS = 512, 2048
 
@@ -42,10 +44,12 @@ class Page(xr.Dataset):
         return super().__getitem__(key)
 
     def _explain(self, name: str) -> None:
-        """Raise TierError where `name` is attention that this atlas's tier does not keep."""
-        if not name.endswith("attention") or name.startswith("_"):
+        """Raise TierError where `name` is attention, or a gradient of it, that this atlas's tier does not keep."""
+        if name.startswith("_") or not name.endswith(("attention", *GRADIENTS)):
             return
         attributes = object.__getattribute__(self, "attrs")
+        if name.endswith(tuple(GRADIENTS)):
+            check_gradients(attributes["keep"], name, attributes["document_id"])
         if name in attributes.get("attention_names", "").split():
             check_weights(attributes["keep"], name, attributes["document_id"])
 
@@ -74,6 +78,9 @@ def make_page(atlas: Atlas, document: str, index: int) -> Page:
         if atlas.tier.weights:
             variables[f"{prefix}attention"] = _attention(rows, prefix)
             variables[f"{prefix}attention"].attrs |= _subject(atlas, document, kind)
+        for name, long_name in GRADIENTS.items() if atlas.tier.gradients else ():
+            variables[f"{prefix}{name}"] = _gradient(rows, name, long_name, prefix)
+            variables[f"{prefix}{name}"].attrs |= _subject(atlas, document, kind) | {"target": target_of(atlas)}
         lse = FACTORS["log_sum_exp"]
         variables[f"{prefix}log_sum_exp"] = _rows(LazyRows(rows, lse.name), lse.long_name, lse.units, prefix)
         for name, array in _statistics(atlas, rows, query_tokens, key_tokens):
@@ -102,6 +109,20 @@ def check_weights(keep: str, name: str, document: str) -> None:
             f"{name} of {document!r} is not kept: this atlas holds {keep} alone; "
             f'capture it again with keep="{DEFAULT_TIER}"'
         )
+
+
+def check_gradients(keep: str, name: str, document: str) -> None:
+    """Raise TierError where a tier keeps nothing that gradients are made of."""
+    if not TIERS[keep].gradients:
+        raise TierError(
+            f"{name} of {document!r} is not kept: this atlas was captured without gradients; capture it again with "
+            'gradients="next_token", or another target'
+        )
+
+
+def target_of(atlas: Atlas) -> str:
+    """What the gradients of an atlas are of, as JSON."""
+    return json.dumps(atlas.attrs["options"]["gradients"])
 
 
 def _tokens(atlas: Atlas, kind: str, index: int) -> tuple[Columns, Columns]:
@@ -141,6 +162,12 @@ def _attention(rows: DocumentRows, prefix: str) -> xr.Variable:
     dims = tuple(f"{prefix}{dim}" for dim in ("layer", "head", "query", "key"))
     chunks = (1, 1, PREFERRED_QUERIES, PREFERRED_KEYS)
     return _variable(dims, LazyAttention(rows), "attention weight", "1", chunks)
+
+
+def _gradient(rows: DocumentRows, name: str, long_name: str, prefix: str) -> xr.Variable:
+    dims = tuple(f"{prefix}{dim}" for dim in ("layer", "head", "query", "key"))
+    chunks = (1, 1, PREFERRED_QUERIES, PREFERRED_KEYS)
+    return _variable(dims, LazyGradient(rows, name), long_name, "target", chunks)
 
 
 def _rows(array: LazyArray, long_name: str, units: str, prefix: str) -> xr.Variable:

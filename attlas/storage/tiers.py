@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attlas.engine.listeners.recording import Recording
+from attlas.engine.listeners.recording import OUTPUT_GRADIENT, Recording
 from attlas.registry import Registry
 from attlas.storage.factors import FACTORS, Factor
 
-__all__ = ["DEFAULT_TIER", "TIERS", "Tier"]
+__all__ = ["DEFAULT_TIER", "KEEPS", "TIERS", "Tier"]
 
 ROWS = ("log_sum_exp", "key_start", "key_stop")
 WEIGHTS = ("q", "k", *ROWS)
@@ -18,13 +18,15 @@ WEIGHTS = ("q", "k", *ROWS)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
     """factors: names in `FACTORS`, in its order. statistics: row statistics, histograms and head products are stored.
-    maps: the weights themselves are stored. description: what can be asked of it, in a few words.
+    maps: the weights themselves are stored. gradients: so is what their gradients are made of, which a capture is asked
+    for by its target and not by this name. description: what can be asked of it, in a few words.
     """
 
     name: str
     factors: tuple[str, ...]
     statistics: bool = False
     maps: bool = False
+    gradients: bool = False
     description: str
 
     @property
@@ -39,8 +41,8 @@ class Tier:
     def recording(self) -> Recording:
         """What a capture hands on for this tier."""
         return Recording(
-            queries={factor.name: factor.take for factor in self.kept if factor.axis == "query"},
-            keys={factor.name: factor.take for factor in self.kept if factor.axis == "key"},
+            queries={factor.name: factor.take for factor in self.kept if factor.axis == "query" and factor.take},
+            keys={factor.name: factor.take for factor in self.kept if factor.axis == "key" and factor.take},
             statistics=self.statistics,
             maps=self.maps,
         )
@@ -51,5 +53,11 @@ TIERS: Registry[Tier] = Registry(
     Tier(name="statistics", factors=ROWS, statistics=True, description="row statistics"),
     Tier(name="factors", factors=WEIGHTS, description="every weight, on demand"),
     Tier(name="maps", factors=WEIGHTS, maps=True, description="dense weights too"),
-)
+    Tier(
+        name="gradients", factors=(*WEIGHTS, "v", OUTPUT_GRADIENT), gradients=True,
+        description="every weight and its gradient",
+    ),
+)  # fmt: skip
+KEEPS = tuple(tier.name for tier in TIERS if not tier.gradients)
+"""What a capture may be asked to keep, by name."""
 DEFAULT_TIER = "factors"

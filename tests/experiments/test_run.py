@@ -136,6 +136,28 @@ def test_knocking_out_the_induction_heads_destroys_copying() -> None:
     assert max(others) < named / 4
 
 
+@pytest.mark.slow
+@pytest.mark.real
+def test_as_much_weight_from_the_sink_as_from_elsewhere(smollm2: Any) -> None:
+    """Of the heads that lay more than half on the first token: what the rest has taken from it costs next to nothing,
+    and that rest itself a lot."""
+    text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    texts = [text[begin : begin + 2000] for begin in (0, 2000)]
+    atlas = attlas.capture(str(smollm2), texts, "memory://sink", overwrite=True, max_tokens=256)
+    first = attlas.analysis.statistics(atlas, save=False).first_weight
+    sinks = [(layer, head, first[layer, head].item()) for layer, head in np.argwhere(first.values > 0.5)]
+    assert len(sinks) > 20
+    from_sink = [
+        attlas.Edit(do="scale", layer=int(layer), head=int(head), key="first", factor=1 - (1 - share) / share)
+        for layer, head, share in sinks
+    ]
+    rest = [attlas.Edit(do="zero", layer=int(layer), head=int(head), key="not_first") for layer, head, _ in sinks]
+    given: dict[str, Any] = {"max_tokens": 256, "predicted": "16:"}
+    little, much = (experiments.run(str(smollm2), texts, edits, **given) for edits in (from_sink, rest))
+    assert abs(little.loss_change_mean) < 0.08
+    assert much.loss_change_mean > 0.3
+
+
 def test_what_cannot_be_run_is_refused() -> None:
     edit = attlas.Edit(do="zero", layer=9)
     with pytest.raises(InputError, match="there is no layer 9: the model has 0 to 3"):

@@ -25,7 +25,7 @@ from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.listeners.compute import Compute
 from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["IMPLEMENTATION", "attending", "own_attention"]
+__all__ = ["IMPLEMENTATION", "attending", "held", "own_attention"]
 
 IMPLEMENTATION = "attlas"
 
@@ -107,6 +107,13 @@ def attending(model: PreTrainedModel, *listeners: Listener, grad: bool = False, 
             stack.enter_context(torch.enable_grad())
             # checkpoints run layers again in the backward pass: in this thread, which knows the listeners
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        yield
+
+
+@contextmanager
+def held(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, this thread alone has the model; others that ask for it wait."""
+    with _lock_of(model):
         yield
 
 

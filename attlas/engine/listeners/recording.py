@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from attlas.engine.attention.call import AttentionCall
     from attlas.engine.kernels.measure import Attended
 
-__all__ = ["AttendedRows", "Recording", "Take"]
+__all__ = ["OUTPUT_GRADIENT", "AttendedRows", "Recording", "Take"]
+
+OUTPUT_GRADIENT = "output_gradient"
+"""The factor that comes with the backward pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

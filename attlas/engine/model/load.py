@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -64,7 +65,7 @@ def load_model(
     revision: str | None = None,
     part: str | None = None,
     placement: Placement | None = None,
-    head: bool = False,
+    head: bool | str = False,
 ) -> LoadedModel:
     """Load and check a model. Weights come from safetensors or gguf only; no code from a repository is run.
 
@@ -73,8 +74,8 @@ def load_model(
     device: "auto" (a GPU where there is one), or torch's name for it. A model object stays as it is and where it is:
         another dtype or device is refused. part: the part to be captured, by its qualified name; by default all of a
         model of text, the language model of a multimodal one. placement: where weights go that do not fit.
-    head: also load, or of a model object keep, the language-model head, for logits; its logits are the largest tensor
-        of a long document, and a capture needs none.
+    head: also load, or of a model object keep, the language-model head, for logits, the largest tensor of a long
+        document; a capture needs none. "any": whichever head the model was saved with, one of classes too.
     Raises InputError where it cannot be found or read, UnsupportedModelError where its attention cannot be captured.
     """
     dtype, device = parse_dtype(dtype), parse_device(device)
@@ -92,7 +93,7 @@ def load_model(
         _check_as_it_is(whole, dtype, device)
         given = unwrapped.tokenizer if tokenizer is None else tokenizer
         found = FoundTokenizer() if given is None else load_tokenizer(given, "")
-    if head and whole.get_output_embeddings() is None:
+    if head and head != "any" and whole.get_output_embeddings() is None:
         raise _no_head(name, type(whole).__name__)
     _check_dtype(whole)
     model, taken = take_part(_base(whole), part)
@@ -107,7 +108,12 @@ def load_model(
 
 
 def _load_source(
-    source: str | Path, dtype: str, device: str, revision: str | None, placement: Placement | None, head: bool
+    source: str | Path,
+    dtype: str,
+    device: str,
+    revision: str | None,
+    placement: Placement | None,
+    head: bool | str,
 ) -> PreTrainedModel:
     """The model of a place, with its adapter where the place is one's; the smallest files are looked at first."""
     adapter = find_adapter(source, revision)
@@ -116,7 +122,7 @@ def _load_source(
     config = load_config(base, revision=revision)
     where = source_arguments(base, revision)
     if adapter is None:
-        cls = _with_head(str(source), config) if head else AutoModel
+        cls = _head_class(str(source), config, head) if head else AutoModel
         return read_model(cls, str(base), where, config, dtype, device, placement)
     if placement is not None:
         raise InputError(
@@ -181,6 +187,15 @@ def _with_head(name: str, config: PreTrainedConfig) -> Any:
     if not classes:
         raise _no_head(name, config.model_type)
     return usual if usual in classes else next(iter(classes))
+
+
+def _head_class(name: str, config: PreTrainedConfig, head: bool | str) -> Any:
+    """For "any" the class that a checkpoint was saved from where it tells classes apart."""
+    classes: Any = AutoModelForSequenceClassification._model_mapping
+    saved_from = config.architectures or ()
+    if head == "any" and type(config) in classes and classes[type(config)].__name__ in saved_from:
+        return AutoModelForSequenceClassification
+    return _with_head(name, config)
 
 
 def _no_head(name: str, kind: str) -> InputError:
