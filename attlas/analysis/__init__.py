@@ -18,6 +18,7 @@
 | A @ X or A.T @ X of all layers, on threads, Ray or Dask | `products` |
 | how far is each state made of each token, through layers (Abnar and Zuidema 2020)? | `rollout` |
 | how much is each token, word, sentence attended to? | `received` |
+| how much does each token count for what the model said (of an atlas with gradients)? | `relevance` |
 | the answer as a table or a file | `to_frame`, `write_table` |
 
 May import the job machine and what is below it; nothing of plots or the command line.
@@ -36,6 +37,7 @@ from attlas.analysis.overview import overview, shrink, thumbnails
 from attlas.analysis.pagerank import pagerank
 from attlas.analysis.products import products
 from attlas.analysis.received import received
+from attlas.analysis.relevance import relevance
 from attlas.analysis.rollout import rollout
 from attlas.analysis.sink_metric import sink_metric
 from attlas.analysis.statistics import statistics
@@ -61,6 +63,7 @@ __all__ = [
     "probe_heads",
     "products",
     "received",
+    "relevance",
     "rollout",
     "saved_results",
     "shrink",

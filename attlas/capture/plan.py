@@ -99,7 +99,7 @@ def plan_capture(
         tier=TIERS[keep],
         longest=longest,
         total=total,
-        chunkable=layout.chunkable and not TIERS[keep].gradients,
+        chunkable=layout.chunkable,
         packable=layout.packable,
         memory=budget.memory,
         chunk_tokens=budget.chunk_tokens,

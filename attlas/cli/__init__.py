@@ -34,6 +34,7 @@ COMMANDS = {
     "plot": "Pictures: maps, texts, graphs, heads, films.",
     "query": "Weights of one head, as table, CSV, JSON or npy.",
     "received": "Which tokens are attended to most.",
+    "relevance": "Which tokens count for what was said, by gradients.",
     "rollout": "How much of a token's last state comes from each token.",
     "serve": "Atlases over HTTP, for a team and its programs.",
     "stats": "Statistics of every layer and head.",

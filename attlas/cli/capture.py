@@ -28,6 +28,7 @@ from attlas.cli.selection import (
     QUERIES,
     SEED,
     SHARDS,
+    TARGET,
     WORD,
     WORKERS,
     storage_option,
@@ -50,6 +51,11 @@ __all__ = ["command"]
     default=DEFAULT_TIER,
     show_default=True,
     help="factors: every weight can be computed; statistics: row statistics alone; maps: factors and dense weights.",
+)
+@click.option(
+    "--gradients",
+    type=TARGET,
+    help='Keep gradients of: loss, next_token, {"token": " Paris", "against": " Rome"}, {"label": 1}.',
 )
 @click.option("--layers", type=LAYERS, help="Layers to keep, such as 0,4:8,-1. [default: all]")
 @click.option("--heads", type=LAYERS, help="Heads to keep, such as 0,4:8,-1. [default: all]")
@@ -115,6 +121,7 @@ def command(
     Example:
       attlas capture demo notes.txt more.jsonl --store notes.zarr
       cat notes.txt | attlas capture HuggingFaceTB/SmolLM2-135M - --store notes.zarr --keep statistics
+      attlas capture demo notes.txt --store graded.zarr --gradients next_token
       attlas capture ./llama-70b corpus.jsonl --store s3://team/corpus.zarr --shards auto --address auto
     """
     if options["resume"] and options["overwrite"]:

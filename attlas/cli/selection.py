@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ from attlas.parse import (
 
 __all__ = [
     "COUNT", "FIGURE", "FOLDER", "INDICES", "LAYERS", "MEMORY", "NUMBERS", "OUTPUT", "PLACE", "QUERIES", "SAMPLE",
-    "SEED", "SHARDS", "TABLE", "WORD", "WORKERS", "Parsed", "storage_option",
+    "SEED", "SHARDS", "TABLE", "TARGET", "WORD", "WORKERS", "Parsed", "storage_option",
 ]  # fmt: skip
 
 
@@ -60,6 +61,16 @@ def _sample(value: Any) -> str:
     return str(value).strip()
 
 
+def _target(value: Any) -> Any:
+    """A name, or JSON of a mapping; what it means is known when the model is loaded."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise InputError(f'{value!r} is no JSON: write {{"token": " Paris"}}') from error
+
+
 LAYERS = Parsed("layers", lambda value: parse_selection(value, "choice", random=False))
 INDICES = Parsed("range", lambda value: parse_selection(value, "range", random=False))
 QUERIES = Parsed("rows", lambda value: parse_selection(value, "queries"))
@@ -70,6 +81,7 @@ WORKERS = Parsed("N", lambda value: parse_workers(value, "the number"))
 SEED = Parsed("N", parse_seed)
 SAMPLE = Parsed("rows", _sample)
 NUMBERS = Parsed("numbers", _numbers)
+TARGET = Parsed("target", _target)
 WORD = Parsed("text", lambda value: parse_word(value, "it", "write a name"))
 PLACE = Parsed("place", lambda value: str(parse_path(value, "it", "give a folder or a URL")) and value)
 OUTPUT = Parsed("file", lambda value: parse_output(value, "the file"))

@@ -91,6 +91,8 @@ def plan_sizes(
             f"chunk_tokens is {chunk_tokens}, but this model's layers see later tokens, so a document must go "
             f"whole (the longest has {longest} tokens): leave chunk_tokens out"
         )
+    if tier.gradients:  # flow through a document in one pass
+        chunkable, chunk_tokens = False, None
     pack = max(min(PACK_TOKENS if chunkable else WHOLE_PACK_TOKENS, total), 1)
     pack = min(pack, most_pack or pack)
     chunk = None if not chunkable else chunk_tokens or min(CHUNK_TOKENS, most_chunk or CHUNK_TOKENS, max(pack, longest))
@@ -203,13 +205,17 @@ def _memory(
         whole = rows == together or (longest == total and rows % tokens == 0)
         gathered += sum(factor_row) * tokens if not whole else factor_layers * max(factor_row) * max(rows, tokens)
         gathered += min(max(QUEUE_BYTES, shard), sum(factor_row) * together) + shard
+    forward = rows * (6 * shape.hidden + 3 * shape.intermediate + 3 * own + 3 * keys) * size
+    if tier.gradients:  # what every layer's backward pass needs, and logits with their log-softmax and gradient
+        layer = 8 * shape.hidden + 4 * shape.intermediate + 2 * own + 2 * keys
+        forward += rows * (len(shape.layers) * layer * size + 4 * shape.vocabulary * 4)
     if tier.maps:
         gathered += widest.heads * min(longest, 2_048) * longest * 4
     return MemoryParts(
         process=PROCESS_BYTES,
         weights=shape.weight_bytes,
         keys_values=held if rows < passage else 0,
-        forward=rows * (6 * shape.hidden + 3 * shape.intermediate + 3 * own + 3 * keys) * size,
+        forward=forward,
         kernel=rows * widest.heads * 200 + passage * keys * 4 + 64 * 2**20,
         gathered=gathered + sum(layer.heads for layer in shape.layers) * block * 4,
     )

@@ -226,7 +226,8 @@ def test_plan_counts_what_the_store_takes(tmp_path: Path) -> None:
         if tier["keep"] == "maps":
             continue  # counted whole and uncompressed
         store = str(tmp_path / f"{tier['keep']}.zarr")
-        done = run(["capture", "demo", *files, "--store", store, "--keep", tier["keep"], "--json"])
+        kept = ["--gradients", "loss"] if tier["keep"] == "gradients" else ["--keep", tier["keep"]]
+        done = run(["capture", "demo", *files, "--store", store, *kept, "--json"])
         assert json.loads(done.output)["bytes"] == pytest.approx(tier["disk"], rel=0.1)
     assert "factors" in run(["plan", "demo", "--tokens", "1024"]).output
 

@@ -52,10 +52,11 @@ def prepare(folder: Path) -> dict[str, str]:
     pairs = {"id": "pair", "text": text, "other": text.replace("one", "two", 1), "right": "o", "wrong": "t"}
     (folder / "pairs.jsonl").write_text(json.dumps(pairs) + "\n")
     atlas = attlas.capture("demo", [text, f"and two, {text}"], folder / "a.zarr", ids=["a", "b"])
+    attlas.capture("demo", text, folder / "graded.zarr", ids=["a"], gradients="loss")
     assert min(atlas[one].sizes["query"] for one in atlas) >= LEAST_TOKENS
     return {
         "model": "demo", "inputs": str(folder / "text.txt"), "pairs": str(folder / "pairs.jsonl"),
-        "store": str(folder / "a.zarr"),
+        "store": str(folder / "a.zarr"), "graded": str(folder / "graded.zarr"), "--gradients": "loss",
         "--store": str(folder / "never.zarr"), "--layer": "0", "--head": "0", "--tokens": "64", "--document": "a",
         "--rounds": "1", "--keep": "statistics", "--shards": "1", "--replicas": "1", "--documents": "2",
         "picture": "map", "other_store": str(folder / "a.zarr"), "--other-document": "b",
@@ -92,6 +93,7 @@ def _command(found: click.Command, words: tuple[str, ...], good: Mapping[str, st
     asked |= {"--port"} & set(names)  # the usual one may be taken
     asked |= SIZES & set(names) if words[0] == "bench" else set()
     good = {**good, "--head": "0.0"} if words[0] == "export" else good
+    good = {**good, "store": good["graded"]} if words[0] == "relevance" else good
     good = {**good, "inputs": good["pairs"]} if words[0] in ("patch", "counterfactual") else good
     return Command(
         words=words,

@@ -96,6 +96,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
     figure = plots.head_map(answers["statistics"].entropy)
     weights = atlas["a"].attention.isel(layer=0, head=0)
     graph = analysis.graph_of(weights, top=2)
+    graded = attlas.capture("demo", "a text", "memory://fuzz-graded", ids=["a"], gradients="loss", overwrite=True)
     good: dict[str, Any] = {
         "atlas": atlas, "model": "demo", "texts": "a text", "where": atlas.name, "document": "a",
         "question": "statistics",
@@ -116,6 +117,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "causal_report": {"answer": analysis.causal_report(atlas, save=False)},
         "compare": {"one": weights, "other": weights},
         "embedding": {"answer": analysis.embed_heads(atlas, save=False)},
+        "relevance": {"atlas": graded},
         "paraphrases": {"others": [["b text"]], "cells": 3},
         "head_grid": {"thumbnails": analysis.thumbnails(atlas, "a")},
         "layer_animation": {"weights": layers}, "draw": {"picture": "map"},

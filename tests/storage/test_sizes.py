@@ -37,7 +37,7 @@ def test_what_is_planned_fits_and_is_no_smaller_than_it_must(
         )
         assert sizes.block % BLOCK_STEP == 0
         assert sizes.pack_tokens >= 1
-        assert (sizes.chunk_tokens is None) == (not chunkable)
+        assert (sizes.chunk_tokens is None) == (not chunkable or TIERS[keep].gradients)
         assert budget is None or sizes.memory.total <= budget
         return sizes.memory.total
 

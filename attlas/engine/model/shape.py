@@ -34,6 +34,7 @@ class LayerShape:
 class ModelShape:
     """What the plan knows of a model: `layers` in order, weights in bytes at `dtype`, widths in features.
 
+    vocabulary: tokens that a head tells apart.
     chunkable: every layer calls itself causal, so that a document can be run in query chunks; a probe knows for sure.
     """
 
@@ -46,6 +47,7 @@ class ModelShape:
     intermediate: int
     layers: tuple[LayerShape, ...]
     chunkable: bool
+    vocabulary: int = 0
 
 
 def model_shape(config: PreTrainedConfig, *, dtype: str = "auto") -> ModelShape:
@@ -71,6 +73,7 @@ def shape_of(model: PreTrainedModel, *, dtype: str = "auto") -> ModelShape:
         hidden=int(text.hidden_size),
         intermediate=_intermediate(text),
         layers=tuple(_layer_shape(model, module) for module in modules),
+        vocabulary=int(getattr(text, "vocab_size", 0) or 0),
         chunkable=not config.is_encoder_decoder and all(getattr(module, "is_causal", True) for module in modules),
     )
 

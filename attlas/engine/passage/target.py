@@ -51,8 +51,8 @@ class Target:
     def to_json(self) -> Any:
         if self.function is not None:
             return {"name": self.name, "function": getattr(self.function, "__qualname__", repr(self.function))}
-        names = ("name", "label") if self.label is not None else ("name", "token", "against", "position")
-        return {name: getattr(self, name) for name in names}
+        every = {name: getattr(self, name) for name in ("name", "label", "token", "against", "position")}
+        return {name: value for name, value in every.items() if value is not None}
 
     def scalar(self, output: Any, passage: Passage) -> torch.Tensor:
         """The sum over the documents of a passage. Raises InputError where it cannot be differentiated."""
