@@ -22,6 +22,7 @@ COMMANDS = {
     "counterfactual": "Another text, or a token left out: what moves.",
     "demo": "The embedded model, captured, its heads named.",
     "embed": "Heads as points, near where they attend alike.",
+    "explain": "What explanations of a prediction say, tested.",
     "export": "A page in one file, to send.",
     "graph": "Attention as a graph of tokens; who is central in it.",
     "heads": "What every head does, and how alike heads are.",

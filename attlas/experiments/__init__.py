@@ -10,6 +10,7 @@ from attlas.experiments.adversarial import adversarial
 from attlas.experiments.consistency import consistency
 from attlas.experiments.counterfactual import counterfactual
 from attlas.experiments.explain import explain_edits
+from attlas.experiments.faithfulness import faithfulness
 from attlas.experiments.mean_outputs import mean_outputs
 from attlas.experiments.paraphrases import paraphrases
 from attlas.experiments.patching import patching
@@ -26,6 +27,7 @@ __all__ = [
     "consistency",
     "counterfactual",
     "explain_edits",
+    "faithfulness",
     "mean_outputs",
     "paraphrases",
     "parse_edits",

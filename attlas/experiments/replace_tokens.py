@@ -14,7 +14,6 @@ from attlas.engine.edit.places import Places, parse_places
 from attlas.engine.listeners.keep import KeepingRow
 from attlas.engine.model.head import vocabulary_of
 from attlas.engine.passage.documents import Document
-from attlas.engine.passage.token import parse_token
 from attlas.errors import InputError
 from attlas.experiments.aligned import Rows, prediction_change
 from attlas.experiments.answers import parse_answers
@@ -23,6 +22,7 @@ from attlas.experiments.difference import Answer
 from attlas.experiments.heads import HeadChoice
 from attlas.experiments.kept import Part
 from attlas.experiments.question import Answering, Question, ask_each
+from attlas.experiments.replacement import parse_replacement
 from attlas.experiments.unedited import Unedited
 from attlas.parse import parse_choice, parse_count, parse_seed
 
@@ -79,12 +79,10 @@ def replace_tokens(
     by, seed = parse_choice(by, "by", BY), parse_seed(seed)
     draws = parse_count(draws, "draws") if by == "random" else 1
     where = parse_places(places, "places")
-    if (token is not None) != (by == "token"):
-        raise InputError('token is what by="token" puts in a token\'s place: give both, or neither')
     asked = ask_model(model, texts, options)
     choice, of = HeadChoice.of(asked, layers, heads), parse_answers(answers, asked)
     question = Replaced(
-        choice=choice, given=_given(by, token, asked), places=where, draws=draws, seed=seed, answers=of
+        choice=choice, given=parse_replacement(by, token, asked), places=where, draws=draws, seed=seed, answers=of
     )  # fmt: skip
     counts = [len(question.at(asked, document)) for document in asked.documents]
     parts = ask_each(question, asked)
@@ -113,24 +111,6 @@ def replace_tokens(
             "documents": len(counts), "source": SOURCE,
         },
     )  # fmt: skip
-
-
-def _given(by: str, token: Any, asked: Asked) -> int | str:
-    """What is put in: a token's id, "delete" or "random"."""
-    if by == "token":
-        return parse_token(token, asked.loaded, "token")
-    if by != "mask":
-        return by
-    tokenizer = asked.loaded.tokenizer
-    found = next(
-        (one for one in (getattr(tokenizer, f"{name}_token_id", None) for name in ("mask", "unk")) if one is not None),
-        None,
-    )
-    if found is None:
-        raise InputError(
-            f'{asked.loaded.identity.name} has no mask token and no unknown token: give by="token" and a token'
-        )
-    return int(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

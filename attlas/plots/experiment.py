@@ -29,10 +29,22 @@ __all__ = ["experiment"]
 LEADING = {
     "ablate_heads": "loss_change", "ablate_edges": "kl_last", "adversarial": "weights_js", "patching": "recovered",
     "perturbation": "robustness", "remove_largest": "js", "consistency": "cv", "replace_tokens": "kl_last",
-    "counterfactual": "variation", "paraphrases": "cv",
+    "counterfactual": "variation", "paraphrases": "cv", "faithfulness": "without",
 }  # fmt: skip
 """Question -> what of it is drawn, where nothing is said."""
-NEVER_NEGATIVE = {"weights_js", "js", "kl", "kl_last", "total_variation", "robustness", "agreement", "cv", "variation"}
+NEVER_NEGATIVE = {
+    "weights_js",
+    "js",
+    "kl",
+    "kl_last",
+    "total_variation",
+    "robustness",
+    "agreement",
+    "cv",
+    "variation",
+    "without",
+    "only",
+}
 WIDTH, CELL, LEAST, MOST = 6.4, 0.24, 2.2, 9.0
 RANKED = 25
 """Tokens of a figure of replaced ones, the first of the ranks."""
@@ -64,7 +76,9 @@ def experiment(found: xr.Dataset, variable: str | None = None) -> Figure:
     name = LEADING[found.attrs["question"]] if variable is None else parse_choice(variable, "variable", drawn)
     mean = found[f"{name}_mean"]
     with styled():
-        several = mean.ndim == 2 and mean.dims[1] not in ("removed", "flip")
+        if mean.dims == ("explanation", "share"):
+            mean = mean.transpose("share", "explanation")
+        several = mean.ndim == 2 and mean.dims[1] not in ("removed", "flip", "explanation")
         figure = _map(mean, name) if several else _lines(found, mean, name)
         figure.axes[0].set_title(_title(found, mean), fontsize=9, wrap=True)
     return figure
@@ -143,7 +157,7 @@ def _lines(found: xr.Dataset, mean: xr.DataArray, name: str) -> Figure:
     panel = figure.subplots()
     x = mean[along].values
     several = mean.values[:, None] if mean.ndim == 1 else mean.values
-    low, high = (found[f"{name}_{end}"].values.reshape(several.shape) for end in ("low", "high"))
+    low, high = (found[f"{name}_{end}"].transpose(*mean.dims).values.reshape(several.shape) for end in ("low", "high"))
     labels = [""] if mean.ndim == 1 else [str(one).replace("_", " ") for one in mean[mean.dims[1]].values]
     for place, label in enumerate(labels):
         colour = OKABE[place % len(OKABE)]

@@ -54,6 +54,7 @@ BESIDE = {
     "draw": ("document", "layer"),
     "adversarial": ("layers", "steps"),
     "consistency": ("draws", "layers", "rate"),
+    "faithfulness": ("draws", "methods", "shares"),
     "paraphrases": ("cells",),
     "replace_tokens": ("places",),
 }
@@ -118,6 +119,7 @@ def public_doors(atlas: attlas.Atlas, answers: Mapping[str, Any], folder: Path) 
         "compare": {"one": weights, "other": weights},
         "embedding": {"answer": analysis.embed_heads(atlas, save=False)},
         "relevance": {"atlas": graded},
+        "faithfulness": {"methods": "attention", "shares": [0.5]},
         "paraphrases": {"others": [["b text"]], "cells": 3},
         "head_grid": {"thumbnails": analysis.thumbnails(atlas, "a")},
         "layer_animation": {"weights": layers}, "draw": {"picture": "map"},
