@@ -117,7 +117,7 @@ class InProcess:
                             if job.target is None:
                                 runner.run(part, sink)
                             else:
-                                run_with_gradient(runner, part, sink, job.target)
+                                run_with_gradient(runner, part, sink, job.target, checkpoints=job.checkpoints)
                         size = sink.flush()
                     writer.commit(pack, seconds=time.monotonic() - begin, attempt=trial.attempt, size=size, room=room)
                 except (AttlasError, torch.OutOfMemoryError, OSError) as error:  # another is a fault of the code

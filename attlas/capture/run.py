@@ -183,6 +183,7 @@ def capture(
                 CaptureJob(
                     packs=plan.packs, documents=plan.documents, writer=writer, where=store,
                     storage_options=storage_options, target=target,
+                    checkpoints=plan.sizes.checkpoints,
                     pack_documents=plan.pack_documents and not (target is not None and target.alone),
                     chunk_tokens=plan.sizes.chunk_tokens, progress=progress,
                 )

@@ -20,7 +20,7 @@ class CaptureJob:
     """packs: all of the atlas, those that are committed too; their documents are numbers of `documents`. where,
     storage_options: the writer's store, for processes that open it themselves. pack_documents: documents go through the
     model together. chunk_tokens: the most query tokens in a forward pass, None where no bound is needed. target: what
-    gradients are of; None for none.
+    gradients are of; None for none. checkpoints: each layer is run again on their way back.
     """
 
     packs: Sequence[Pack]
@@ -31,4 +31,5 @@ class CaptureJob:
     pack_documents: bool
     chunk_tokens: int | None
     target: Target | None
+    checkpoints: bool
     progress: Callable[[CaptureProgress], None] | None

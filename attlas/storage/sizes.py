@@ -6,7 +6,7 @@ predicted peak fits. The text is never shortened.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from attlas.engine.kernels.row_statistics import statistic_names
@@ -24,6 +24,8 @@ BLOCK_STEP, BLOCK_LEAST, BLOCK_MOST = 64, 256, 32_768
 FACTOR_FILES = 100
 """About how many Zarr shards of q, k and what is as wide are wanted at most: a longer token axis puts more layers into
 each."""
+ACTIVATION_BYTES = 2**29
+"""Held for the way back before each layer is rather run again."""
 GATHER_BYTES = 512 * 2**20
 QUEUE_BYTES = 256 * 2**20
 PROCESS_BYTES = 600 * 2**20
@@ -54,13 +56,15 @@ class MemoryParts:
 class Sizes:
     """chunk_tokens: the most query tokens in a forward pass; None: a pack goes whole. pack_tokens: the most tokens in a
     pack; a longer document is a pack of its own. block: tokens in a Zarr shard of what is small, one number a row.
-    factor_layers: layers in a Zarr shard of what is wide, such as q or k, at most.
+    factor_layers: layers in a Zarr shard of what is wide, such as q or k, at most. checkpoints: each layer is run again
+    for gradients.
     """
 
     chunk_tokens: int | None
     pack_tokens: int
     block: int
     factor_layers: int
+    checkpoints: bool = False
     memory: MemoryParts
 
 
@@ -102,7 +106,15 @@ def plan_sizes(
     def sized(chunk: int | None, pack: int, block: int, layers: int) -> Sizes:
         together = max(min(pack, total), longest) if packable else longest
         parts = _memory(shape, tier, chunk, together, block, layers, longest, total)
-        return Sizes(chunk_tokens=chunk, pack_tokens=pack, block=block, factor_layers=layers, memory=parts)
+        activations = _activations(shape, together, checkpoints=False) if tier.gradients else 0
+        checkpoints = activations > min(ACTIVATION_BYTES, activations if memory is None else memory - parts.total)
+        if tier.gradients:
+            held = _activations(shape, together, checkpoints=checkpoints)
+            parts = replace(parts, forward=parts.forward + held)
+        return Sizes(
+            chunk_tokens=chunk, pack_tokens=pack, block=block, factor_layers=layers, checkpoints=checkpoints,
+            memory=parts,
+        )  # fmt: skip
 
     sizes = sized(chunk, pack, block, _factor_layers(shape, tier, block, total))
     while memory is not None and sizes.memory.total > memory:
@@ -172,6 +184,18 @@ def _factor_rows(shape: ModelShape, tier: Tier, layer: LayerShape, *, wide: bool
     ]
 
 
+def _activations(shape: ModelShape, tokens: int, *, checkpoints: bool) -> int:
+    """Bytes that wait for the way back: what every layer needs, or with checkpoints one, and the inputs of all; logits
+    and their gradient."""
+    size = DTYPES[shape.dtype].itemsize
+    widest = max(shape.layers, key=lambda layer: layer.heads * layer.features)
+    heads = (widest.heads + widest.kv_heads) * (widest.features + widest.value_features)
+    layer = 8 * shape.hidden + 4 * shape.intermediate + 2 * heads
+    layers = len(shape.layers)
+    held = layer + layers * shape.hidden if checkpoints else layers * layer
+    return tokens * (held * size + 2 * shape.vocabulary * 4)
+
+
 def _widest_row(shape: ModelShape, tier: Tier) -> int:
     """Bytes of one token's row of the widest factor in the widest layer; 0 where the tier keeps none."""
     return max((size for layer in shape.layers for size in _factor_rows(shape, tier, layer, wide=True)), default=0)
@@ -206,9 +230,6 @@ def _memory(
         gathered += sum(factor_row) * tokens if not whole else factor_layers * max(factor_row) * max(rows, tokens)
         gathered += min(max(QUEUE_BYTES, shard), sum(factor_row) * together) + shard
     forward = rows * (6 * shape.hidden + 3 * shape.intermediate + 3 * own + 3 * keys) * size
-    if tier.gradients:  # what every layer's backward pass needs, and logits with their log-softmax and gradient
-        layer = 8 * shape.hidden + 4 * shape.intermediate + 2 * own + 2 * keys
-        forward += rows * (len(shape.layers) * layer * size + 4 * shape.vocabulary * 4)
     if tier.maps:
         gathered += widest.heads * min(longest, 2_048) * longest * 4
     return MemoryParts(

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint as torch_checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 import attlas
+from attlas.engine.model import checkpoints
 from attlas.errors import GradientError, InputError, TierError
+from attlas.storage import sizes
 from tests.families import BY_NAME, FAMILIES, build_model, documents
 
 KINDS = {
@@ -86,6 +89,31 @@ def test_equal_to_autograd_through_eager_attention(name: str) -> None:
     atlas = attlas.capture(model, some, f"memory://gradients-{name}", gradients=probe, overwrite=True)
     for number, document in enumerate(some):
         check(atlas[f"doc-{number}"], by_autograd(model, document, probe))
+
+
+RUN_AGAIN = ("llama", "gemma2", "gpt_oss", "bert", "albert", "t5", "bart", "deepseek_v3", "mixtral")
+
+
+@pytest.mark.parametrize("name", RUN_AGAIN)
+def test_layers_that_are_run_again_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = BY_NAME[name]
+    model, some = build_model(family), documents(family)[:2]
+    held = attlas.capture(model, some, "memory://held", gradients=probe, overwrite=True)
+    again: list[Any] = []
+    own = torch_checkpoint.checkpoint
+
+    def counting(forward: Any, *given: Any, **more: Any) -> Any:
+        again.append(forward)
+        return own(forward, *given, **more)
+
+    monkeypatch.setattr(checkpoints, "checkpoint", counting)
+    monkeypatch.setattr(sizes, "ACTIVATION_BYTES", 0)
+    made = attlas.capture(model, some, "memory://again", gradients=probe, overwrite=True)
+    for document in held:
+        for variable in held[document]:
+            np.testing.assert_array_equal(held[document][variable], made[document][variable], err_msg=str(variable))
+    assert len(again) >= 2
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def loss_of(ids: list[int]) -> Callable[[Any], torch.Tensor]:

@@ -1,6 +1,7 @@
 """The gradient of a layer's attention with respect to its queries, keys and values, under any score rule.
 
-Tile by tile, from the factors and the log-sum-exp: no tile outlives its turn, so memory does not grow with N x N.
+By torch's fused backward pass where that knows the rule, else tile by tile, from the factors and the log-sum-exp: no
+tile outlives its turn, so memory does not grow with N x N.
 
 Suffixes: H query heads, G kv heads, N query rows, M keys, Q and K the rows and keys of one tile, D features, V value
 features.
@@ -13,11 +14,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from attlas.engine.kernels import sdpa, sdpa_backward
 from attlas.engine.kernels.measure import TILE_BYTES
 from attlas.engine.kernels.problem import Problem
 from attlas.engine.kernels.reference import plan_rows, weights
 
-__all__ = ["attend_backward"]
+__all__ = ["attend_backward", "by_tiles"]
 
 LIVE_TILES = 4
 """Tiles of float32 alive at once."""
@@ -37,6 +39,21 @@ def attend_backward(
     lse_HN: float32, of all heads and rows. A position bias and a sink logit are taken for constants. Sums are float32.
     Memory: about LIVE_TILES tiles of `tile_bytes` (or of one row, if that is more) and float32 gradients.
     """
+    if sdpa.supports(problem, v_GMV):
+        return sdpa_backward.attend_backward(problem, v_GMV, grad_NHV=grad_NHV, out_NHV=out_NHV, lse_HN=lse_HN)
+    return by_tiles(problem, v_GMV, grad_NHV=grad_NHV, out_NHV=out_NHV, lse_HN=lse_HN, tile_bytes=tile_bytes)
+
+
+def by_tiles(
+    problem: Problem,
+    v_GMV: torch.Tensor,
+    *,
+    grad_NHV: torch.Tensor,
+    out_NHV: torch.Tensor,
+    lse_HN: torch.Tensor,
+    tile_bytes: int = TILE_BYTES,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `attend_backward`, under any rule."""
     q_HND, k_GMD, rule, heads, groups = problem.q_HND, problem.k_GMD, problem.rule, problem.heads, problem.groups
     dq_HND = torch.zeros_like(q_HND, dtype=torch.float32)
     dk_GMD = torch.zeros_like(k_GMD, dtype=torch.float32)

@@ -21,7 +21,7 @@ from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels.measure import Attended, RowStatistics
 from attlas.engine.kernels.problem import Problem
 
-__all__ = ["Piece", "attend", "cut", "supports"]
+__all__ = ["Piece", "attend", "cut", "piece_mask", "supports"]
 
 Indices = NDArray[np.int64]
 
@@ -136,19 +136,23 @@ def _fused(
     stop_Q: Indices,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     keys = slice(piece.key, piece.key_stop)
-    mask = None
-    if piece.shape == "masked":
-        places = np.arange(piece.key, piece.key_stop)
-        unseen_QK = (places < start_Q[:, None]) | (places >= stop_Q[:, None])
-        mask = torch.zeros(unseen_QK.shape, dtype=torch.float32).masked_fill_(torch.from_numpy(unseen_QK), -torch.inf)
-        mask = mask[None, None]
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q_HQD[None],
         k_GMD[None, :, keys],
         v_GMV[None, :, keys],
         0.0,
         piece.shape == "causal",
-        attn_mask=mask,
+        attn_mask=piece_mask(piece, start_Q, stop_Q),
         scale=rule.scaling,
     )
     return out[0], lse[0]
+
+
+def piece_mask(piece: Piece, start_Q: Indices, stop_Q: Indices) -> torch.Tensor | None:
+    """What is added to the scores of a masked piece, (1, 1, Q, K), of the key intervals of its rows."""
+    if piece.shape != "masked":
+        return None
+    places = np.arange(piece.key, piece.key_stop)
+    unseen_QK = (places < start_Q[:, None]) | (places >= stop_Q[:, None])
+    mask = torch.zeros(unseen_QK.shape, dtype=torch.float32).masked_fill_(torch.from_numpy(unseen_QK), -torch.inf)
+    return mask[None, None]

@@ -6,9 +6,11 @@ Suffixes: H query heads, N query rows, R the kept ones, V value features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import nn
 
 from attlas.engine.attention.call import AttentionCall, Listener
 from attlas.engine.kernels.measure import Attended
@@ -19,7 +21,27 @@ from attlas.engine.model.layout import KindLayout
 from attlas.engine.passage.chunk_rows import ChunkRows
 from attlas.errors import GradientError
 
-__all__ = ["KeepGradient"]
+__all__ = ["Again", "KeepGradient"]
+
+
+_NOTHING = torch.empty(0)
+
+
+class Again(Listener):
+    """Places the calls of layers that are run again on the way back as they were placed before.
+
+    placed: module -> its call, without factors.
+    """
+
+    def __init__(self, placed: Mapping[nn.Module, AttentionCall]) -> None:
+        self.placed = placed
+
+    def place(self, call: AttentionCall) -> AttentionCall:
+        known = self.placed[call.module]
+        return replace(
+            call, start_N=known.start_N, stop_N=known.stop_N, tokens=known.tokens, chunk=known.chunk,
+            measure=known.measure,
+        )  # fmt: skip
 
 
 class KeepGradient(Listener):
@@ -32,10 +54,12 @@ class KeepGradient(Listener):
     def __init__(self, sink: Sink, *, kinds: Mapping[str, KindLayout], document_ids: Callable[[int], str]) -> None:
         self.sink, self.kinds, self.document_ids = sink, kinds, document_ids
         self.waiting: set[tuple[str, int]] = set()
+        self.placed: dict[nn.Module, AttentionCall] = {}
 
     def after(self, call: AttentionCall, attended: Attended) -> Attended:
         rows = call.chunk
         assert rows is not None
+        self.placed[call.module] = replace(call, q_HND=_NOTHING, k_GMD=_NOTHING, v_GMV=_NOTHING)
         kind = self.kinds.get(rows.layout.kind)
         if kind is None or rows.layout.layer not in kind.layers:
             return attended

@@ -51,11 +51,13 @@ class Record(Listener):
         self.sink, self.recording, self.kinds, self.document_ids = sink, recording, kinds, document_ids
         self.tile_bytes = tile_bytes
 
+    @torch.no_grad()  # what looks on has no part in a backward pass
     def before(self, call: AttentionCall) -> AttentionCall:
         rows = _chunk(call)
         _Where(self.document_ids, rows).check_factors(call.q_HND, call.k_GMD)
         return replace(call, measure=self._measure(self._kept(rows), rows))
 
+    @torch.no_grad()
     def after(self, call: AttentionCall, attended: Attended) -> Attended:
         rows = _chunk(call)
         kind = self._kept(rows)

@@ -17,15 +17,23 @@ __all__ = ["WithHead", "vocabulary_of"]
 
 class WithHead(Shard):
     """The whole model, its head too, as one shard. within: of the next forward pass, while the model is this thread's
-    alone. last_only: logits of the last token alone, where the model can leave the others out."""
+    alone. last_only: logits of the last token alone, where the model can leave the others out. rows: the
+    tokens that logits are made of; None for all."""
 
     def __init__(self, loaded: LoadedModel, *, last_only: bool = False) -> None:
         super().__init__(loaded.model, (), 0, 0)
         assert loaded.with_head is not None
         self.whole_model = loaded.with_head
         parameters = inspect.signature(self.whole_model.forward).parameters
-        self.more = {"logits_to_keep": 1} if last_only and "logits_to_keep" in parameters else {}
+        self._keeps = "logits_to_keep" in parameters
+        self.more: dict[str, Any] = {"logits_to_keep": 1} if last_only and self._keeps else {}
+        self.rows: list[int] | None = None
         self.within: AbstractContextManager[None] = nullcontext()
+
+    def keep_rows(self, rows: list[int] | None) -> None:
+        """Make logits of these tokens alone, where the model can; None for all. `rows` says what is made."""
+        self.rows = rows if self._keeps else None
+        self.more = {} if self.rows is None else {"logits_to_keep": torch.tensor(self.rows, device=self.device)}
 
     def forward(self, inputs: Mapping[str, Any], state: State | None = None) -> Any:
         given = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}

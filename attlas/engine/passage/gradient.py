@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 
-from attlas.engine.attention.interface import held
-from attlas.engine.listeners.gradient import KeepGradient
+from attlas.engine.attention.interface import attending, held
+from attlas.engine.listeners.gradient import Again, KeepGradient
 from attlas.engine.listeners.sink import Sink
+from attlas.engine.model.checkpoints import checkpointed
 from attlas.engine.model.embedded import constant_weights
 from attlas.engine.model.head import WithHead
 from attlas.engine.passage.passage import Passage
@@ -17,18 +20,31 @@ from attlas.errors import GradientError
 __all__ = ["run_with_gradient"]
 
 
-def run_with_gradient(runner: ShardRunner, passage: Passage, sink: Sink, target: Target) -> None:
+def run_with_gradient(
+    runner: ShardRunner, passage: Passage, sink: Sink, target: Target, *, checkpoints: bool = False
+) -> None:
     """Run a passage through a whole model with its head, and the target's gradient back. No weight takes a gradient.
 
-    Memory: the activations of the whole passage. Raises GradientError, NotFiniteError, and as `ShardRunner.open`.
+    checkpoints: each layer is run again on the way back. Memory: the activations of the whole passage, or with
+    checkpoints those of a layer, and every layer's input. Raises GradientError, NotFiniteError, and as
+    `ShardRunner.open`.
     """
     shard = runner.shard
     assert isinstance(shard, WithHead)
     keeping = KeepGradient(sink, kinds=runner.kinds, document_ids=runner.document_ids)
-    with held(shard.model), torch.inference_mode(False), torch.enable_grad(), constant_weights(shard.whole_model):
+    shard.keep_rows(target.rows(passage))
+    with ExitStack() as stack:
+        stack.enter_context(held(shard.model))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(constant_weights(shard.whole_model))
+        if checkpoints:
+            stack.enter_context(checkpointed(shard.model))
         output = runner.open(passage, sink, finish=True, listeners=[keeping], grad=True).step(0)
-        value = target.scalar(output, passage)
+        value = target.scalar(output, passage, rows=shard.rows)
         if not bool(torch.isfinite(value)):
             raise GradientError(f"the target is {value.item()}: its gradient says nothing")
+        del output
+        stack.enter_context(attending(shard.model, Again(keeping.placed), grad=True))
         value.backward()
     keeping.check()

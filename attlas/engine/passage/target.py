@@ -5,7 +5,7 @@ Suffixes: T tokens of a passage, D those of one document, W words of the vocabul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from attlas.parse import parse_count, refuse
 __all__ = ["Target", "head_of", "parse_target"]
 
 NAMES = ("loss", "next_token")
+ROWS = 256
+"""Of logits, whose softmax is held at a time."""
 FORMS = (
     'give "loss", "next_token", {"token": " Paris", "against": " Rome", "position": 7}, {"label": 1}, or a function of '
     "the model's output"
@@ -54,8 +56,15 @@ class Target:
         every = {name: getattr(self, name) for name in ("name", "label", "token", "against", "position")}
         return {name: value for name, value in every.items() if value is not None}
 
-    def scalar(self, output: Any, passage: Passage) -> torch.Tensor:
-        """The sum over the documents of a passage. Raises InputError where it cannot be differentiated."""
+    def rows(self, passage: Passage) -> list[int] | None:
+        """The tokens of a passage whose logits are needed; None for all, or for other output."""
+        if self.name != "next_token":
+            return None
+        return [self._place(begin, end) for begin, end in _documents(_predicted(passage))]
+
+    def scalar(self, output: Any, passage: Passage, *, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """The sum over the documents of a passage. rows: the tokens that logits were made of; None for all. Raises
+        InputError where it cannot be differentiated."""
         if self.function is not None:
             made = self.function(output)
             if not isinstance(made, torch.Tensor) or made.numel() != 1 or not made.requires_grad:
@@ -69,23 +78,23 @@ class Target:
         if self.label is not None:
             scores: torch.Tensor = output.logits
             return scores[0, self.label]
-        axis = passage.axes["target"] if "target" in passage.axes else passage.axes["text"]
-        logits_TW = output.logits[0]
-        parts = [
-            self._of(logits_TW[begin:end], torch.from_numpy(axis.ids_T[begin:end]).to(logits_TW.device))
-            for begin, end in _documents(axis)
-        ]
-        return torch.stack(parts).sum()
-
-    def _of(self, logits_DW: torch.Tensor, ids_D: torch.Tensor) -> torch.Tensor:
+        axis, logits_TW = _predicted(passage), output.logits[0]
+        documents = _documents(axis)
         if self.name == "loss":
-            if len(ids_D) < 2:
-                raise InputError("a document of one token has no next token, and so no loss: leave it out")
-            return torch.nn.functional.cross_entropy(logits_DW[:-1].float(), ids_D[1:])
-        place = len(ids_D) - 1 if self.position is None else self.position
-        if place >= len(ids_D):
-            raise InputError(f"position is {place}, and a document has {len(ids_D)} tokens: give one that all have")
-        log_W = logits_DW[place].float().log_softmax(0)
+            return _loss(logits_TW, axis, documents)
+        places = [self._place(begin, end) for begin, end in documents] if rows is None else range(len(rows))
+        return torch.stack([self._of(logits_TW[place]) for place in places]).sum()
+
+    def _place(self, begin: int, end: int) -> int:
+        place = end - 1 if self.position is None else begin + self.position
+        if place >= end:
+            raise InputError(
+                f"position is {self.position}, and a document has {end - begin} tokens: give one that all have"
+            )
+        return place
+
+    def _of(self, logits_W: torch.Tensor) -> torch.Tensor:
+        log_W = logits_W.float().log_softmax(0)
         value = log_W[int(log_W.argmax()) if self.token is None else self.token]
         return value if self.against is None else value - log_W[self.against]
 
@@ -133,6 +142,48 @@ def _parse_label(given: Mapping[str, Any], loaded: LoadedModel) -> Target:
     if not type(loaded.with_head).__name__.endswith("ForSequenceClassification"):
         raise InputError(f"{loaded.identity.name} tells no classes apart, and so has no label: give another target")
     return Target(name="label", label=parse_count(given["label"], "gradients' label", least=0, most=labels - 1))
+
+
+def _predicted(passage: Passage) -> AxisTokens:
+    """The tokens that the model predicts."""
+    return passage.axes["target"] if "target" in passage.axes else passage.axes["text"]
+
+
+def _loss(logits_TW: torch.Tensor, axis: AxisTokens, documents: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """The sum over documents of the mean next-token cross-entropy."""
+    next_T, weight_T = np.zeros(len(axis), dtype=np.int64), np.zeros(len(axis), dtype=np.float32)
+    for begin, end in documents:
+        if end - begin < 2:
+            raise InputError("a document of one token has no next token, and so no loss: leave it out")
+        next_T[begin : end - 1], weight_T[begin : end - 1] = axis.ids_T[begin + 1 : end], 1 / (end - begin - 1)
+    given = (torch.from_numpy(x).to(logits_TW.device) for x in (next_T, weight_T))
+    found: torch.Tensor = _CrossEntropy.apply(logits_TW, *given)
+    return found
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """A weighted sum of cross-entropies, some rows at a time: beside the logits there is only their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_TW: torch.Tensor, next_T: torch.Tensor, weight_T: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(logits_TW, next_T, weight_T)
+        total = logits_TW.new_zeros((), dtype=torch.float32)
+        for begin in range(0, len(next_T), ROWS):
+            at = slice(begin, begin + ROWS)
+            each = torch.nn.functional.cross_entropy(logits_TW[at].float(), next_T[at], reduction="none")
+            total += (each * weight_T[at]).sum()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        logits_TW, next_T, weight_T = ctx.saved_tensors
+        made_TW = torch.empty_like(logits_TW)
+        for begin in range(0, len(next_T), ROWS):
+            at = slice(begin, begin + ROWS)
+            p_QW = logits_TW[at].float().softmax(1)
+            p_QW[torch.arange(len(p_QW), device=p_QW.device), next_T[at]] -= 1
+            made_TW[at] = p_QW.mul_((weight_T[at] * grad)[:, None])
+        return made_TW, None, None
 
 
 def _documents(axis: AxisTokens) -> list[tuple[int, int]]:

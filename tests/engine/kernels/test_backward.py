@@ -10,7 +10,7 @@ import torch
 
 from attlas.engine.attention.score_rule import ScoreRule
 from attlas.engine.kernels import backward, door, reference
-from attlas.engine.kernels.backward import attend_backward
+from attlas.engine.kernels.backward import attend_backward, by_tiles
 from attlas.engine.kernels.measure import Measure
 from attlas.engine.kernels.problem import Problem, TokenFacts
 
@@ -71,7 +71,7 @@ def test_tiles_of_any_size_give_the_dense_gradient_and_keep_their_bound(
         return found
 
     monkeypatch.setattr(backward, "weights", spying)
-    found = attend_backward(
+    found = by_tiles(
         problem, v, grad_NHV=grad, out_NHV=attended.out_NHV, lse_HN=attended.rows.lse_HN, tile_bytes=tile_bytes
     )
     keys = np.arange(ROWS)
@@ -81,3 +81,31 @@ def test_tiles_of_any_size_give_the_dense_gradient_and_keep_their_bound(
     assert sum(rows for rows, _ in tiles) == ROWS
     assert all(size <= tile_bytes or rows == 1 for rows, size in tiles)
     assert (len(tiles) == 1) == (tile_bytes > 10**6)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mask", ["causal", "window", "packed", "full"])
+def test_the_fused_pass_gives_the_same_where_it_knows_the_rule(
+    rule: str, mask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    factors = [torch.randn(heads, ROWS, WIDTH, generator=generator) for heads in (HEADS, GROUPS, GROUPS)]
+    grad = torch.randn(ROWS, HEADS, WIDTH, generator=generator)
+    q, k, v = factors
+    start, stop = intervals(mask)
+    facts = TokenFacts.of_places(ROWS, ROWS, np.arange(ROWS))
+    problem = Problem(q_HND=q, k_GMD=k, rule=RULES[rule], start_N=start, stop_N=stop, tokens=facts)
+    attended = door.attend(problem, v, Measure())
+    tiles: list[Any] = []
+
+    def spying(*given: Any, **more: Any) -> Any:
+        tiles.append(given)
+        return by_tiles(*given, **more)
+
+    monkeypatch.setattr(backward, "by_tiles", spying)
+    found = attend_backward(problem, v, grad_NHV=grad, out_NHV=attended.out_NHV, lse_HN=attended.rows.lse_HN)
+    assert len(tiles) == (rule == "softcap")
+    keys = np.arange(ROWS)
+    seen = torch.from_numpy((keys >= start[:, None]) & (keys < stop[:, None]))
+    for one, expected in zip(found, dense_gradients(factors, RULES[rule], seen, grad), strict=True):
+        assert (one - expected).abs().max() <= 1e-5 * expected.abs().max()
