@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import attlas
-from attlas import experiments
+from attlas import analysis, experiments
 from attlas.cli import main
 
 TEXT = "one two three, one two three; and one two three again."
@@ -180,3 +180,37 @@ def test_consistency_over_paraphrases(tmp_path: Path) -> None:
     stderr = run("consistency", "demo", str(tmp_path / "bad.jsonl"), "--paraphrases", status=2).stderr
     assert "document 'a' has no paraphrases" in stderr
     assert "--cells is of --paraphrases" in run("consistency", "demo", "a.txt", "--cells", "4", status=2).stderr
+
+
+def test_explain_ranks_tokens_and_tests_the_ranks(notes: str, tmp_path: Path) -> None:
+    figure = tmp_path / "a.svg"
+    result = run(
+        "explain", "demo", notes, "--shares", "0.1,0.4", "--draws", "2", "--top", "2", "--figure", str(figure)
+    )  # fmt: skip
+    found = experiments.faithfulness("demo", TEXT, shares=[0.1, 0.4], draws=2)
+    assert found.attrs["says"].split(":")[0] in " ".join(result.stdout.split())
+    lines = {line.split("  ")[0].strip(): line.split() for line in result.stdout.splitlines()}
+    for name in found.explanation.values:
+        mean = found.comprehensiveness.sel(explanation=name).item()
+        assert f"{mean:.3f}" in lines[str(name).replace("_", " ")]
+    assert figure.stat().st_size > 5_000
+    assert "give INPUTS, or --text" in run("explain", "demo", status=2).stderr
+
+
+def test_relevance_of_an_atlas_with_gradients(notes: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "graded.zarr")
+    run("capture", "demo", notes, "--store", store, "--gradients", '{"token": "a", "against": "b"}')
+    told = json.loads(run("relevance", store, "--json").stdout)
+    found = analysis.relevance(attlas.open_atlas(store))
+    assert json.loads(told["target"]) == {"name": "next_token", "token": 97, "against": 98}
+    sums = found.relevance.sum(("layer", "head")).values
+    np.testing.assert_allclose([one["relevance"] for one in told["tokens"]], sums, rtol=1e-6)
+    np.testing.assert_allclose(told["head_importance"], found.head_importance, rtol=1e-6)
+    first = run("relevance", store, "--top", "1").stdout.partition("relevance\n")[2].split()
+    assert int(first[0]) == int(np.abs(sums).argmax())
+    assert "captured without gradients" in plain_refusal(notes, tmp_path)
+
+
+def plain_refusal(notes: str, tmp_path: Path) -> str:
+    run("capture", "demo", notes, "--store", str(tmp_path / "plain.zarr"))
+    return str(run("relevance", str(tmp_path / "plain.zarr"), status=1).stderr)
