@@ -11,6 +11,7 @@ from attlas.experiments.consistency import consistency
 from attlas.experiments.counterfactual import counterfactual
 from attlas.experiments.explain import explain_edits
 from attlas.experiments.faithfulness import faithfulness
+from attlas.experiments.integrated import integrated
 from attlas.experiments.mean_outputs import mean_outputs
 from attlas.experiments.paraphrases import paraphrases
 from attlas.experiments.patching import patching
@@ -28,6 +29,7 @@ __all__ = [
     "counterfactual",
     "explain_edits",
     "faithfulness",
+    "integrated",
     "mean_outputs",
     "paraphrases",
     "parse_edits",

@@ -46,6 +46,7 @@ NEVER_NEGATIVE = {
     "only",
 }
 WIDTH, CELL, LEAST, MOST = 6.4, 0.24, 2.2, 9.0
+BESIDE = 3
 RANKED = 25
 """Tokens of a figure of replaced ones, the first of the ranks."""
 
@@ -177,8 +178,11 @@ def _lines(found: xr.Dataset, mean: xr.DataArray, name: str) -> Figure:
     elif along == "layer":
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     units = mean.attrs.get("units", "1")
-    panel.set_xlabel({"size": "size of the noise", "share": "share of the weights removed"}.get(along, along))
+    removed = "tokens taken out" if found.attrs["question"] == "faithfulness" else "weights removed"
+    panel.set_xlabel({"size": "size of the noise", "share": f"share of the {removed}"}.get(along, along))
     panel.set_ylabel(name.replace("_", " ") + ("" if units == "1" else f" ({units})"))
-    if len(labels) > 1:
+    if len(labels) > BESIDE:  # beside the lines, and not over them
+        panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    elif len(labels) > 1:
         panel.legend(frameon=False, fontsize=8)
     return figure
