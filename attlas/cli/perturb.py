@@ -91,12 +91,13 @@ def _show_noise(found: Any) -> None:
     attrs, several = found.attrs, found.sizes["document"] > 1
     told(found, f"noise on attention {attrs['on']}, mean of {attrs['draws']} draws")
     interval = [f"{attrs['confidence']:.0%} interval"] if several else []
-    rows = table("size", "robustness", *interval, "KL, nats", "agreement", "loss change, nats",
-                 right={"size", "robustness", "KL, nats", "agreement", "loss change, nats"})  # fmt: skip
+    loss = {"loss change, nats": "loss_change"} if "loss_change_mean" in found else {}  # classes have none
+    columns = {"KL, nats": "kl", "agreement": "agreement"} | loss
+    rows = table("size", "robustness", *interval, *columns, right={"size", "robustness", *columns})
     for place, size in enumerate(found["size"].values):
         where = {"size": place}
         mean, span = interval_of(found, "robustness", where)
-        more = (interval_of(found, name, where)[0] for name in ("kl", "agreement", "loss_change"))
+        more = (interval_of(found, name, where)[0] for name in columns.values())
         rows.add_row(f"{size:g}", mean, *([span] if several else []), *more)
     console().print(rows)
     console().print("robustness: 1 less the total variation distance of the predictions", style="dim")

@@ -20,7 +20,7 @@ from attlas.engine.edit.places import Places, parse_places
 from attlas.engine.listeners.edit import Editing
 from attlas.engine.model.head import WithHead
 from attlas.engine.model.layout import ModelLayout
-from attlas.engine.model.load import LoadedModel, load_model
+from attlas.engine.model.load import LoadedModel, load_model, no_head
 from attlas.engine.model.prefix import Prefix
 from attlas.engine.model.probe import layout_of
 from attlas.engine.model.source import ModelSource
@@ -43,6 +43,7 @@ __all__ = [
     "ask_documents",
     "ask_model",
     "ask_texts",
+    "tells_classes",
     "token_ids",
 ]
 
@@ -92,13 +93,19 @@ class Running:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Asked:
-    """A causal language model and documents for it. source: what loads the model again elsewhere."""
+    """A causal language model, or one that tells classes of documents apart, and documents for it. source: what loads
+    the model again elsewhere."""
 
     loaded: LoadedModel
     layout: ModelLayout
     documents: tuple[Document, ...]
     running: Running = field(default_factory=Running)
     source: ModelSource
+
+    @property
+    def classes(self) -> bool:
+        """Whether a document's class is what is predicted, and no next tokens."""
+        return tells_classes(self.loaded)
 
     @property
     def layers(self) -> list[int]:
@@ -133,6 +140,7 @@ class Asked:
 
     def passage(self, document: Document, *, whole: bool = False) -> Passage:
         """A document alone; one longer than a chunk in several, where the model can be, unless it is to be whole."""
+        whole = whole or self.classes
         chunk_tokens = self.running.chunk_tokens if self.layout.chunkable and not whole else None
         lengths = [{axis: len(tokens) for axis, tokens in document.tokens.items()}]
         (pack,) = plan_packs(lengths, pack_tokens=1, block=64)
@@ -149,7 +157,7 @@ class Asked:
         last_only: bool = False,
         train: bool = False,
     ) -> Iterator[torch.Tensor]:
-        """(N, W) of each chunk, in order.
+        """(N, W) of each chunk, in order; of classes (1, classes) of a document.
 
         prefix: what keeps the pass, or, with `begin`, what is given for all layers below that place of its stack.
         last_only: of a chunk's last token alone (1, W), where the model can leave the others out. train: dropout is on.
@@ -165,7 +173,8 @@ class Asked:
             if prefix is not None:
                 shard.within = prefix.keeping(number) if begin is None else prefix.begun(number, begin)
             with torch.inference_mode():  # left before the next asker's turn: a mode is of the thread
-                logits_NW = opened.step(number).logits[0]
+                logits = opened.step(number).logits
+            logits_NW = logits if self.classes else logits[0]
             yield logits_NW
 
     def logits_with_gradient(
@@ -202,8 +211,9 @@ def token_ids(document: Document) -> torch.Tensor:
     return torch.from_numpy(document.tokens["text"].ids.astype(np.int64))
 
 
-def ask_model(model: Any, texts: Any, options: Mapping[str, Any]) -> Asked:
-    """Load a model with its head, and tokenise the texts for it. options: of OPTIONS.
+def ask_model(model: Any, texts: Any, options: Mapping[str, Any], *, classes: bool = False) -> Asked:
+    """Load a model with its head, and tokenise the texts for it. options: of OPTIONS. classes: whether it may be one
+    that tells classes of documents apart.
 
     texts: as of `attlas.capture`, or an `attlas.Atlas` of the same model, whose documents are taken. Raises InputError
     where the model predicts no next token, or of a document no token, UnsupportedModelError.
@@ -216,7 +226,7 @@ def ask_model(model: Any, texts: Any, options: Mapping[str, Any]) -> Asked:
     running = Running.of(**{name: options[name] for name in RUNNING if name in options})
     source = ModelSource.of(model, **{name: options[name] for name in SOURCE if name in options})
     given = {name: options[name] for name in INPUT if name in options}
-    return ask_texts(ask_documents(source, (), running), texts, **given)
+    return ask_texts(ask_documents(source, (), running, classes=classes), texts, **given)
 
 
 def ask_texts(
@@ -237,22 +247,37 @@ def ask_texts(
         extrapolate=extrapolate,
     )  # fmt: skip
     short = next((document.id for document in documents if len(document.tokens["text"]) < 2), None)
-    if short is not None:
+    if short is not None and not asked.classes:
         raise InputError(f"document {short!r} has one token, and so no next token is predicted: leave it out")
     return replace(asked, documents=tuple(documents))
 
 
-def ask_documents(source: ModelSource, documents: Sequence[Document], running: Running) -> Asked:
+def ask_documents(
+    source: ModelSource, documents: Sequence[Document], running: Running, *, classes: bool = True
+) -> Asked:
     """A model with its head, loaded, and documents that are tokenised."""
-    loaded, layout = _load(source)
+    loaded, layout = _load(source, classes)
     return Asked(loaded=loaded, layout=layout, documents=tuple(documents), running=running, source=source)
 
 
-def _load(source: ModelSource) -> tuple[LoadedModel, ModelLayout]:
+def tells_classes(loaded: LoadedModel) -> bool:
+    return type(loaded.with_head).__name__.endswith("ForSequenceClassification")
+
+
+def _load(source: ModelSource, classes: bool) -> tuple[LoadedModel, ModelLayout]:
     loaded = load_model(
         source.model, tokenizer=source.tokenizer, dtype=source.dtype, device=source.device, revision=source.revision,
-        head=True,
+        head="any",
     )  # fmt: skip
+    if tells_classes(loaded):
+        if not classes:
+            raise InputError(
+                f"{loaded.identity.name} tells classes of documents apart, and this experiment is of next tokens: ask "
+                "run, perturbation or remove_largest"
+            )
+        return loaded, layout_of(loaded)
+    if loaded.with_head is None or loaded.with_head.get_output_embeddings() is None:
+        raise no_head(loaded.identity.name, type(loaded.with_head).__name__)
     layout = layout_of(loaded)
     if loaded.is_encoder_decoder or not all(call.causal for call in layout.calls):
         raise InputError(

@@ -78,7 +78,9 @@ def difference(
 ) -> Part:
     """Every one of MEASURES of two runs of a document, from the logits (N, W) of their chunks: means over the positions
     that count; with `answer` its logit differences; tokens, how many count; and flipped, for each of these whether the
-    likeliest token is another."""
+    likeliest token is another. Of classes (1, classes) the same of the one prediction, and no loss."""
+    if asked.classes:
+        return _of_classes(next(iter(edited)), next(iter(plain)), answer)
     ids_T, counted_T, sums = token_ids(document), asked.counted(document), Sums()
     found: dict[str, float] = {}
     for edited_NW, plain_NW, (begin, end) in zip(edited, plain, part.chunks, strict=True):
@@ -101,6 +103,20 @@ def difference(
     found["loss_change"] = found["loss"] - found["loss_unedited"]
     measures = {name: np.array(found[name]) for name in MEASURES if name in found}
     return measures | {"tokens": np.array(tokens), "flipped": flipped}
+
+
+def _of_classes(edited_1W: torch.Tensor, plain_1W: torch.Tensor, answer: Answer | None) -> Part:
+    sums, found = Sums(), {}
+    sums.add(edited_1W, plain_1W)
+    found = {name: getattr(sums, name) for name in ("kl", "js", "total_variation")}
+    found["kl_last"], flipped = sums.kl, torch.cat(sums.flipped).cpu().numpy()
+    found["agreement"] = 1 - float(flipped.mean())
+    if answer is not None:
+        right, wrong = answer
+        for name, logits_1W in (("logit_difference", edited_1W), ("logit_difference_unedited", plain_1W)):
+            found[name] = float(logits_1W[0, right] - logits_1W[0, wrong])
+    measures = {name: np.array(found[name]) for name in MEASURES if name in found}
+    return measures | {"tokens": np.array(1), "flipped": flipped}
 
 
 def _sum(x: torch.Tensor) -> float:

@@ -60,11 +60,13 @@ def perturbation(
     """
     sizes = parse_numbers(sizes, "sizes", low=0.0, high=MOST)
     draws, on, interval = parse_count(draws, "draws"), parse_choice(on, "on", ON), Interval.of(confidence, seed)
-    asked = ask_model(model, texts, options)
+    asked = ask_model(model, texts, options, classes=True)
     choice = HeadChoice.of(asked, layers, heads)
     found = ask_each(Shaken(choice=choice, sizes=sizes, draws=draws, on=on, seed=interval.seed), asked)
     variables: dict[str, tuple[tuple[str, ...], str, str]] = {
-        name: (("size",), f"{MEASURES[name][0]}, mean over draws", MEASURES[name][1]) for name in TAKEN
+        name: (("size",), f"{MEASURES[name][0]}, mean over draws", MEASURES[name][1])
+        for name in TAKEN
+        if name in found[0]
     }
     variables |= {
         "robustness": (("size",), "1 less the total variation distance of the predictions, mean over draws", "1"),
@@ -97,7 +99,7 @@ class Shaken(Question):
 
     def _size(self, plain: Unedited, size: float) -> dict[str, Any]:
         drawn = [plain.difference(plain.logits_with([self._edit(size, draw)])) for draw in range(self.draws)]
-        mean = {name: np.mean([one[name] for one in drawn]) for name in TAKEN}
+        mean = {name: np.mean([one[name] for one in drawn]) for name in TAKEN if name in drawn[0]}
         deviation = np.std([one["kl"] for one in drawn], ddof=1) if self.draws > 1 else np.nan
         return mean | {"robustness": 1 - mean["total_variation"], "kl_deviation": deviation}
 

@@ -62,14 +62,14 @@ def remove_largest(
     """
     shares, draws = parse_numbers(shares, "shares"), parse_count(draws, "draws")
     of, interval = (parse_places(queries, "queries"), parse_places(keys, "keys")), Interval.of(confidence, seed)
-    asked = ask_model(model, texts, options)
+    asked = ask_model(model, texts, options, classes=True)
     choice = HeadChoice.of(asked, layers, heads)
     question = Removed(
         choice=choice, shares=shares, draws=draws, queries=of[0], keys=of[1], seed=interval.seed
     )  # fmt: skip
     found = ask_each(question, asked)
     variables: dict[str, tuple[tuple[str, ...], str, str]] = {
-        name: (("share", "removed"), *MEASURES[name]) for name in TAKEN
+        name: (("share", "removed"), *MEASURES[name]) for name in TAKEN if name in found[0]
     }
     variables["flips"] = ("share", "flip"), "share of positions whose likeliest token changes", "1"
     coords = {"share": list(shares), "removed": list(REMOVED), "flip": list(FLIPS)}
@@ -108,6 +108,7 @@ class Removed(Question):
         means = {
             name: np.array([largest[name], *(np.mean([one[name] for one in some]) for some in (mass, count))])
             for name in TAKEN
+            if name in largest
         }
         flips = np.mean([_flips(largest["flipped"], one["flipped"]) for one in count], axis=0)
         return means | {"flips": flips}

@@ -51,7 +51,7 @@ def run(
     of one document. Raises InputError where an edit is of nothing, UnsupportedModelError.
     """
     asked_edits, interval = parse_edits(edits), Interval.of(confidence, seed)
-    asked = ask_model(model, texts, options)
+    asked = ask_model(model, texts, options, classes=True)
     asked_edits = fill_means(asked, asked_edits, reference, options)
     question = Run(edits=asked_edits, answers=parse_answers(answers, asked))
     found = ask_each(question, asked)

@@ -30,7 +30,7 @@ from attlas.engine.model.unwrap import is_path, unwrap
 from attlas.engine.model.weights import DTYPES, Placement, read_model
 from attlas.errors import InputError, UnsupportedModelError
 
-__all__ = ["LoadedModel", "load_model", "load_shard"]
+__all__ = ["LoadedModel", "load_model", "load_shard", "no_head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,7 +94,7 @@ def load_model(
         given = unwrapped.tokenizer if tokenizer is None else tokenizer
         found = FoundTokenizer() if given is None else load_tokenizer(given, "")
     if head and head != "any" and whole.get_output_embeddings() is None:
-        raise _no_head(name, type(whole).__name__)
+        raise no_head(name, type(whole).__name__)
     _check_dtype(whole)
     model, taken = take_part(_base(whole), part)
     check_supported(model)
@@ -185,7 +185,7 @@ def _with_head(name: str, config: PreTrainedConfig) -> Any:
             return auto
     usual = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if not classes:
-        raise _no_head(name, config.model_type)
+        raise no_head(name, config.model_type)
     return usual if usual in classes else next(iter(classes))
 
 
@@ -198,7 +198,8 @@ def _head_class(name: str, config: PreTrainedConfig, head: bool | str) -> Any:
     return _with_head(name, config)
 
 
-def _no_head(name: str, kind: str) -> InputError:
+def no_head(name: str, kind: str) -> InputError:
+    """What to say of a model that predicts no tokens."""
     return InputError(
         f"{name} ({kind}) has no language-model head, and so no logits: give a model of text that predicts tokens "
         "(causal, masked or sequence-to-sequence)"

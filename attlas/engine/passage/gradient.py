@@ -57,4 +57,4 @@ def run_with_gradient(
         stack.enter_context(attending(shard.model, Again(keeping.placed), grad=True))
         value.backward()
     keeping.check()
-    return float(value)
+    return float(value.detach())
