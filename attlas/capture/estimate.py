@@ -129,6 +129,7 @@ def _sizes_json(sizes: Sizes) -> dict[str, Any]:
         "memory": sizes.memory.total,
         "chunk_tokens": sizes.chunk_tokens,
         "pack_tokens": sizes.pack_tokens,
+        "checkpoints": sizes.checkpoints,
         "block": sizes.block,
         "memory_parts": asdict(sizes.memory),
     }
