@@ -21,12 +21,13 @@ from attlas.engine.kernels.problem import Problem, TokenFacts
 from attlas.engine.passage.selection import describe_indices
 from attlas.errors import InputError
 from attlas.parse import is_integer, refuse
+from attlas.storage.gradient_operator import GradientOperator
 from attlas.storage.lazy import DocumentRows
 
 if TYPE_CHECKING:
     from attlas.storage.atlas import Atlas
 
-__all__ = ["FACTOR_BYTES", "AttentionOperator", "make_operator", "parse_columns"]
+__all__ = ["FACTOR_BYTES", "AttentionOperator", "Heads", "make_operator", "parse_columns"]
 
 Indices = NDArray[np.int64]
 Heads = int | Sequence[int] | str | None
@@ -103,7 +104,7 @@ class AttentionOperator:
         >>> float(operator.row_sums("mean").min())
         1.0
         """
-        places, mean = self._heads(head)
+        places, mean = self.head_places(head)
         sink_H = self.rows.rule(self._layer_place).sink_H
         sums_HN = np.ones((len(places), self.shape[0]))
         if sink_H is not None:
@@ -115,12 +116,23 @@ class AttentionOperator:
             return sums_HN.mean(axis=0)
         return sums_HN[0] if is_integer(head) else sums_HN
 
+    def gradient(self, name: str) -> GradientOperator:
+        """One of the page's gradients as a linear map in the same way; see `GradientOperator`.
+
+        name: "attention_gradient", "attention_x_gradient" or "score_gradient". Raises TierError where the atlas was
+        captured without gradients, InputError.
+        """
+        from attlas.storage.page import check_gradients
+
+        check_gradients(str(self.rows.readers.root.attrs["keep"]), name, self.document)
+        return GradientOperator(self, name)
+
     @property
     def _layer_place(self) -> int:
         return self.rows.layers.index(self.layer)
 
     def _product(self, x: Any, head: Heads, source: str, target: str, discard: Discard | None) -> Any:
-        places, mean = self._heads(head)
+        places, mean = self.head_places(head)
         if discard is not None and not mean:
             raise refuse(head, "head", 'weights are dropped of the mean of the heads: give head="mean"')
         labelled = x if isinstance(x, xr.DataArray) else None
@@ -193,7 +205,7 @@ class AttentionOperator:
         most_keys = keys if whole_rows else min(keys, max(1, half // a_key))
         return min(queries, max(1, (self.factor_bytes - most_keys * a_key) // a_row, half // a_row)), most_keys
 
-    def _heads(self, head: Heads) -> tuple[Indices, bool]:
+    def head_places(self, head: Heads) -> tuple[Indices, bool]:
         """Places of the heads on the store's head axis, and whether their mean is meant."""
         if head is None or (isinstance(head, str) and head == "mean"):
             return np.arange(len(self.heads)), head is not None
