@@ -67,7 +67,10 @@ def test_what_was_recorded_is_read_back(tmp_path: Path) -> None:
 
 def test_the_recorded_ratios_are_complete() -> None:
     found = load(smoke.RECORDED)
-    assert set(found) == {"factors", "statistics", "short documents", "whole map", "exact statistics", "operator"}
+    assert set(found) == {
+        "factors", "statistics", "short documents", "whole map", "exact statistics", "operator", "edited pass",
+        "coarse tile",
+    }  # fmt: skip
     assert all(0.25 <= one.band < 1 for one in found.values())
 
 
