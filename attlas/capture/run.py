@@ -31,7 +31,7 @@ from attlas.storage import Atlas, AtlasSpec, AtlasWriter, open_atlas, stored_spa
 from attlas.storage.capture_job import CaptureJob
 from attlas.storage.occupant import refuse_to_make
 from attlas.storage.stores import open_writable, store_name
-from attlas.storage.tiers import DEFAULT_TIER, KEEPS, TIERS
+from attlas.storage.tiers import DEFAULT_TIER, TIERS, keeps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -128,7 +128,7 @@ def capture(
     )
     budget = Budget.of(memory=memory, chunk_tokens=chunk_tokens, threads=threads, offload=offload)
     layout = Layout.of(shards=shards, replicas=replicas, address=address)
-    keep = parse_choice(keep, "keep", KEEPS)
+    keep = parse_choice(keep, "keep", keeps())
     if gradients is not None:
         keep = _with_gradients(keep, layout, budget)
     map_dtype = parse_choice(map_dtype, "map_dtype", MAP_DTYPES)

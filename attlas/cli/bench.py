@@ -20,7 +20,7 @@ from attlas.cli.output import console, print_json, reports_errors, spinner, styl
 from attlas.cli.selection import COUNT, FIGURE, FOLDER, PLACE, SEED, WORD, WORKERS, storage_option
 from attlas.errors import InputError
 from attlas.parse import parse_count
-from attlas.storage.tiers import KEEPS
+from attlas.storage.tiers import keeps
 
 if TYPE_CHECKING:
     from attlas.bench.report import Report
@@ -57,9 +57,9 @@ class Keeps(click.ParamType[tuple[str, ...]]):
         if isinstance(value, tuple):
             return value
         parts = tuple(part.strip() for part in str(value).split(","))
-        wrong = next((part for part in parts if part not in KEEPS), None)
+        wrong = next((part for part in parts if part not in keeps()), None)
         if wrong is not None or len(set(parts)) < len(parts):
-            self.fail(f"{value!r} is no list of tiers: write {','.join(KEEPS)}, or some of them", param, ctx)
+            self.fail(f"{value!r} is no list of tiers: write {','.join(keeps())}, or some of them", param, ctx)
         return parts
 
 
@@ -110,7 +110,7 @@ def bench_options(*, rounds: int) -> Callable[[F], F]:
 @click.argument("model")
 @click.argument("inputs", nargs=-1)
 @click.option("--tokens", type=COUNTS, help="Lengths N. [default: 512,1024,2048; of INPUTS, their own]")
-@click.option("--keep", "keeps", type=KEPT, default=",".join(KEEPS), show_default=True, help="Tiers.")
+@click.option("--keep", "keeps", type=KEPT, default=",".join(keeps()), show_default=True, help="Tiers.")
 @click.option(
     "--most-maps", type=click.IntRange(1), default=1024, show_default=True, help="No maps of longer documents."
 )
@@ -236,7 +236,7 @@ def store(model: str, tokens: int, store: str | None, storage_options: dict[str,
 @click.option("--replicas", type=COUNTS, default="1,2", show_default=True, help="Of a corpus of short documents.")
 @click.option("--tokens", type=click.IntRange(2), help="Of the long one. [default: 2048; of INPUTS, its own]")
 @click.option("--documents", type=click.IntRange(2), default=100, show_default=True, help="Short ones, synthetic.")
-@click.option("--keep", type=click.Choice(KEEPS), default="statistics", show_default=True)
+@click.option("--keep", type=click.Choice(keeps()), default="statistics", show_default=True)
 @click.option("--threads", type=WORKERS, default=1, show_default=True, help="Torch threads of each process.")
 @click.option("--chunk-tokens", type=COUNT, default=512, show_default=True, help="Query tokens in a pass.")
 @click.option("--address", type=WORD, help="Of a running Ray cluster: auto, host:6379, ... [default: a private one]")

@@ -36,7 +36,7 @@ from attlas.cli.selection import (
 from attlas.errors import PacksFailedError, StoreFullError
 from attlas.progress import CaptureProgress
 from attlas.readable import human_bytes, human_seconds
-from attlas.storage.tiers import DEFAULT_TIER, KEEPS, TIERS
+from attlas.storage.tiers import DEFAULT_TIER, TIERS, keeps
 
 __all__ = ["command"]
 
@@ -47,7 +47,7 @@ __all__ = ["command"]
 @click.option("--store", type=PLACE, required=True, help="Folder or URL of the atlas to make.")
 @click.option(
     "--keep",
-    type=click.Choice(KEEPS),
+    type=click.Choice(keeps()),
     default=DEFAULT_TIER,
     show_default=True,
     help="factors: every weight can be computed; statistics: row statistics alone; maps: factors and dense weights.",

@@ -11,7 +11,7 @@ from rich.table import Table
 from attlas.cli.output import console, print_json, reports_errors, styled
 from attlas.cli.selection import COUNT, MEMORY, SHARDS, WORD
 from attlas.readable import human_bytes, human_count
-from attlas.storage.tiers import DEFAULT_TIER, KEEPS, TIERS
+from attlas.storage.tiers import DEFAULT_TIER, TIERS, keeps
 
 __all__ = ["command"]
 
@@ -28,7 +28,7 @@ __all__ = ["command"]
 @click.option("--address", type=WORD, help="Of a running Ray cluster, whose devices are asked for.")
 @click.option(
     "--keep",
-    type=click.Choice(KEEPS),
+    type=click.Choice(keeps()),
     default=DEFAULT_TIER,
     show_default=True,
     help="The tier that shards are laid out for.",

@@ -113,7 +113,11 @@ def open_session(atlases: list[Atlas]) -> Future[Session]:
             made.set_exception(error)
             return
         made.set_result(session)
-        session.foresee()
+        try:
+            session.foresee()
+        except RuntimeError:
+            if threading.main_thread().is_alive():  # else the process ends meanwhile, and starts no threads any more
+                raise
 
     thread = threading.Thread(target=make, name="attlas session", daemon=True)
     made.set_running_or_notify_cancel()

@@ -130,19 +130,17 @@ class Session:
         return self._handles.get(name, one, document, one.parse_kind(kind))
 
     def foresee(self) -> None:
-        """Answer what a page asks first, of the first atlas and document: the answers are there when it opens.
-
-        What cannot be answered is left for the page, which is told why.
-        """
+        """Answer what a page asks first, of the first atlas and document where that is long: the answers are there when
+        it opens. What cannot be answered is left for the page, which is told why."""
         name, atlas = next(iter(self.atlases.items()))
         document = next(iter(atlas), None)
         if document is None:
             return
         where = {"atlas": name, "document": document}
         with suppress(AttlasError):
-            first = self.answer("heads", where | {"brief": True}).data["first"]
             handle = self.handle(**where, kind=None)
             if handle.top_level >= SKETCHED and handle.overview is None:
+                first = self.answer("heads", where | {"brief": True}).data["first"]
                 self.answer("thumbnails", where | {"layer": first["layer"], "head": first["head"], "cells": SIDE})
 
     def key(self, handle: Handle) -> Hashable:

@@ -8,7 +8,7 @@ from attlas.engine.listeners.recording import OUTPUT_GRADIENT, Recording
 from attlas.registry import Registry
 from attlas.storage.factors import FACTORS, Factor
 
-__all__ = ["DEFAULT_TIER", "KEEPS", "TIERS", "Tier"]
+__all__ = ["DEFAULT_TIER", "TIERS", "Tier", "keeps"]
 
 ROWS = ("log_sum_exp", "key_start", "key_stop")
 WEIGHTS = ("q", "k", *ROWS)
@@ -58,6 +58,9 @@ TIERS: Registry[Tier] = Registry(
         description="every weight and its gradient",
     ),
 )  # fmt: skip
-KEEPS = tuple(tier.name for tier in TIERS if not tier.gradients)
-"""What a capture may be asked to keep, by name."""
 DEFAULT_TIER = "factors"
+
+
+def keeps() -> tuple[str, ...]:
+    """What a capture may be asked to keep, by name."""
+    return tuple(tier.name for tier in TIERS if not tier.gradients)

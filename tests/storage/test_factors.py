@@ -22,17 +22,12 @@ from attlas.engine.model.shape import shape_of
 from attlas.errors import InputError, MissingAttentionError
 from attlas.storage import AtlasWriter
 from attlas.storage.disk import tier_bytes
-from attlas.storage.factors import FACTORS, Factor, Width
+from attlas.storage.factors import FACTORS, Factor
 from attlas.storage.pack_writer import PackWriter
 from attlas.storage.sizes import plan_sizes
 from attlas.storage.tiers import TIERS, Tier
 from tests.storage.synthetic import synthetic
 
-V = Factor(
-    name="v", axis="key", heads="kv_head", dtype=None, fill=0, long_name="values", units="1",
-    width=Width(dim="value_feature", size=lambda sizes: sizes.value_features),
-    take=lambda rows: rows.keys_of(rows.call.v_GMV),
-)  # fmt: skip
 NORM = Factor(
     name="query_norm", axis="query", heads="head", width=None, dtype="float32", fill=np.nan,
     long_name="length of the query", units="1", take=lambda rows: rows.rows_of(rows.call.q_HND).float().norm(dim=-1),
@@ -45,7 +40,7 @@ TEXTS = ["The quick brown fox jumps over the lazy dog. " * 5, "Once upon a time"
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    with FACTORS.having(V, NORM), TIERS.having(TOY):
+    with FACTORS.having(NORM), TIERS.having(TOY):
         yield
 
 
