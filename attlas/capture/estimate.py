@@ -43,7 +43,7 @@ def estimate_capture(
     """The model's size; of each tier the disk, and the memory that documents of so many tokens take at the peak.
 
     >>> [(tier["keep"], tier["disk"]) for tier in estimate_capture("demo", tokens=512)["tiers"]]
-    [('statistics', 409600), ('factors', 1622016), ('maps', 10010624)]
+    [('statistics', 409600), ('factors', 1622016), ('maps', 10010624), ('gradients', 3194880)]
 
     part: of the model, as of `attlas.capture`. memory: bytes that each process may take; a tier that does not fit has
     `fits` False and the memory it needs. devices ("8x80GB"), address (of a running Ray cluster) or shards: also how the

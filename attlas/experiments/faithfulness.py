@@ -77,7 +77,7 @@ def faithfulness(
 
     >>> found = attlas.experiments.faithfulness("demo", "one two three, one two three, one two", draws=2)
     >>> found.comprehensiveness.dims, found.explanation.values.tolist()[-1]
-    (('document', 'method'), 'random')
+    (('document', 'explanation'), 'random')
 
     model, texts, options: as of `run`. methods: of EXPLANATIONS, all by default: "attention" (the last row, mean over
     layers and heads), "rollout", "attention_x_gradient", "value_norm" and "chefer", each of the log-probability of the

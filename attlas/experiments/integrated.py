@@ -46,7 +46,7 @@ def integrated(
 ) -> xr.Dataset:
     """How much each key counts for a target, by gradients integrated over the attention of a layer scaled from 0 to 1.
 
-    >>> found = attlas.experiments.integrated("demo", "one two, one two", layers=1, steps=10)
+    >>> found = attlas.experiments.integrated("demo", "one two three, one two three, one", layers=1)
     >>> found.relevance.dims, bool(found.completeness_error.item() < 0.1)
     (('layer', 'head', 'key'), True)
 

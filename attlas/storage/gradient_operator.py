@@ -32,7 +32,7 @@ COLUMN_BYTES = 64 * 2**20
 class GradientOperator:
     """One of a page's gradients, of one layer, document and kind, as a linear map from keys to queries.
 
-    >>> graded = attlas.capture("demo", "one two, one two", "memory://graded", gradients="next_token")
+    >>> graded = attlas.capture("demo", "one two, one two", "memory://graded-map", gradients="next_token")
     >>> gradient = graded.operator("doc-0", 1).gradient("attention_x_gradient")
     >>> gradient.apply_transposed(np.ones(17), head=0).shape
     (17,)
