@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.analysis.choosing import choose_document, choose_labels, token_coordinates
+from attlas.engine.model.layout import KINDS
 from attlas.errors import InputError
 from attlas.jobs.results import answer_once
 from attlas.parse import parse_choice, parse_flag
@@ -85,10 +86,9 @@ def relevance(
     attention = atlas.attention(document, kind)
     chosen = choose_labels(layers, "layers", attention["layer"].values.tolist(), "the atlas")
     rows = attention.sizes["query"]
-    if rows != attention.sizes["key"] and kind == "self":
+    if atlas.attrs["kinds"][kind]["query_axis"] not in KINDS[kind]:
         raise InputError(
-            f"relevance is of all query rows, and {document!r} has {rows} of {attention.sizes['key']}: capture it "
-            "without queries"
+            f"relevance is of all query rows, and {document!r} has {rows} chosen ones: capture it without queries"
         )
     query_C = choose_labels(-1 if queries is None else queries, "queries", range(rows), "the document")
     if method == "chefer" and len(query_C) * rows > MOST_CELLS:
@@ -132,7 +132,7 @@ def _gradient_sums(atlas: Atlas, document: str, kind: str, layer: int) -> Floats
     operator = atlas.operator(document, layer, kind)
     rows = operator.rows
     place, heads = rows.layers.index(layer), np.arange(rows.heads)
-    (grad_HNV,) = rows.read(place, output_gradient=(heads, rows.query_start + np.arange(rows.queries)))
+    grad_HNV = rows.output_gradient(place, heads, np.arange(rows.queries))
     carried_HMV = operator.apply_transposed(grad_HNV.double().numpy())
     made: Floats = np.einsum("hmv,hmv->hm", carried_HMV, _values(atlas, document, kind, layer))
     return made
@@ -149,9 +149,9 @@ def _value_sums(atlas: Atlas, document: str, kind: str, layer: int) -> Floats:
 def _values(atlas: Atlas, document: str, kind: str, layer: int) -> Floats:
     """(H, M, V): the values that each head reads."""
     rows = atlas.operator(document, layer, kind).rows
-    groups, of_head = np.unique(rows.kv_place_H, return_inverse=True)
-    (v_GMV,) = rows.read(rows.layers.index(layer), v=(groups, rows.key_start + np.arange(rows.keys)))
-    made: Floats = v_GMV.double().numpy()[of_head]
+    made: Floats = (
+        rows.values_of(rows.layers.index(layer), np.arange(rows.heads), np.arange(rows.keys)).double().numpy()
+    )
     return made
 
 

@@ -159,6 +159,13 @@ def capture(
             replicas=layout.replicas,
             held=runs.held,
         )
+        if target is not None:
+            target.check(plan.documents)
+            if going_on and target.function is not None:
+                raise InputError(
+                    "two functions cannot be compared, and so no capture of gradients of one is gone on with: leave "
+                    "resume out, and overwrite"
+                )
         spec = AtlasSpec(
             kinds=tuple(_with_spans(kind, runs.owners(kind), plan.sizes.factor_layers, spans) for kind in plan.kinds),
             documents=plan.documents,
@@ -211,7 +218,7 @@ def _with_gradients(keep: str, layout: Layout, budget: Budget) -> str:
     if not layout.in_this_process:
         raise InputError("gradients are captured in one process: leave shards, replicas and address out")
     if budget.offload is not None:
-        raise InputError("gradients need the weights in memory twice: leave offload out")
+        raise InputError("gradients need all weights in memory: leave offload out")
     if budget.chunk_tokens is not None:
         raise InputError("gradients flow through a document in one pass: leave chunk_tokens out")
     return next(tier.name for tier in TIERS if tier.gradients)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from attlas.cli.experiment import (
     experiment_options,
@@ -77,6 +78,8 @@ def command(
     if (right is None) != (wrong is None):
         raise click.UsageError("give both --right and --wrong, or neither")
     if by is not None:
+        if click.get_current_context().get_parameter_source("confidence") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--confidence is of intervals over documents, and --by ranks tokens: leave it out")
         if other is not None:
             raise click.UsageError("--by changes tokens of the texts themselves: leave --other out")
         if right is not None and text is None:

@@ -43,7 +43,7 @@ __all__ = [
     "ask_documents",
     "ask_model",
     "ask_texts",
-    "tells_classes",
+    "refuse_predicted",
     "token_ids",
 ]
 
@@ -105,7 +105,7 @@ class Asked:
     @property
     def classes(self) -> bool:
         """Whether a document's class is what is predicted, and no next tokens."""
-        return tells_classes(self.loaded)
+        return _tells_classes(self.loaded)
 
     @property
     def layers(self) -> list[int]:
@@ -226,7 +226,10 @@ def ask_model(model: Any, texts: Any, options: Mapping[str, Any], *, classes: bo
     running = Running.of(**{name: options[name] for name in RUNNING if name in options})
     source = ModelSource.of(model, **{name: options[name] for name in SOURCE if name in options})
     given = {name: options[name] for name in INPUT if name in options}
-    return ask_texts(ask_documents(source, (), running, classes=classes), texts, **given)
+    asked = ask_documents(source, (), running, classes=classes)
+    if asked.classes:
+        refuse_predicted(asked, "this model predicts the class of a document")
+    return ask_texts(asked, texts, **given)
 
 
 def ask_texts(
@@ -260,7 +263,13 @@ def ask_documents(
     return Asked(loaded=loaded, layout=layout, documents=tuple(documents), running=running, source=source)
 
 
-def tells_classes(loaded: LoadedModel) -> bool:
+def refuse_predicted(asked: Asked, what: str) -> None:
+    """Raise InputError where predictions to count were chosen for what counts none."""
+    if asked.running.predicted is not None:
+        raise InputError(f"predicted chooses the tokens whose predictions count, and {what}: leave it out")
+
+
+def _tells_classes(loaded: LoadedModel) -> bool:
     return type(loaded.with_head).__name__.endswith("ForSequenceClassification")
 
 
@@ -269,7 +278,7 @@ def _load(source: ModelSource, classes: bool) -> tuple[LoadedModel, ModelLayout]
         source.model, tokenizer=source.tokenizer, dtype=source.dtype, device=source.device, revision=source.revision,
         head="any",
     )  # fmt: skip
-    if tells_classes(loaded):
+    if _tells_classes(loaded):
         if not classes:
             raise InputError(
                 f"{loaded.identity.name} tells classes of documents apart, and this experiment is of next tokens: ask "

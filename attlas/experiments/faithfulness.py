@@ -21,7 +21,7 @@ from attlas.analysis.rollout import rollout
 from attlas.capture.run import capture
 from attlas.engine.passage.documents import Document
 from attlas.errors import InputError
-from attlas.experiments.asked import Asked, ask_model, ask_texts, token_ids
+from attlas.experiments.asked import Asked, ask_model, ask_texts, refuse_predicted, token_ids
 from attlas.experiments.kept import Part
 from attlas.experiments.question import Answering, Question, ask_each
 from attlas.experiments.replacement import parse_replacement
@@ -83,7 +83,7 @@ def faithfulness(
     layers and heads), "rollout", "attention_x_gradient", "value_norm" and "chefer", each of the log-probability of the
     likeliest next token. Beside them always "random", the mean over `draws` orders of `seed`. by: "delete", "mask" or
     "token", as of `replace_tokens`: what becomes of a token that is taken out. shares: of the tokens that may be taken
-    out, which are all but special ones and the last.
+    out, which are all but special ones and the last; at least one is, and never all.
 
     Of each document and method, DeYoung et al. 2020: comprehensiveness, the mean over shares of how much the
     probability of the likeliest token falls without the tokens ranked first (much is good); sufficiency, the same of
@@ -101,6 +101,7 @@ def faithfulness(
     parts = parse_numbers(shares, "shares", high=1)
     interval = Interval.of(confidence, seed)
     asked = ask_model(model, texts, options)
+    refuse_predicted(asked, "faithfulness is of the one behind the last token")
     given = parse_replacement(by, token, asked)
     for document in asked.documents:
         _removable(document, given)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,9 +25,9 @@ from attlas.engine.model.head import WithHead
 from attlas.engine.passage.documents import Document
 from attlas.engine.passage.gradient import run_with_gradient
 from attlas.engine.passage.runner import ShardRunner
-from attlas.engine.passage.target import parse_target
+from attlas.engine.passage.target import Target, parse_target
 from attlas.errors import InputError
-from attlas.experiments.asked import Asked, ask_model, token_ids
+from attlas.experiments.asked import Asked, ask_model, refuse_predicted, token_ids
 from attlas.experiments.heads import HeadChoice
 from attlas.experiments.kept import Part
 from attlas.experiments.question import Answering, Question, ask_each
@@ -51,7 +51,8 @@ def integrated(
     (('layer', 'head', 'key'), True)
 
     model, options: as of `run`. text: one document. target: as `gradients` of `attlas.capture`, but for functions and
-    labels. steps: of the midpoint rule; each costs a pass forward and back. layers: the model's indices; None for all.
+    labels; the likeliest next token is that of the model as it is. steps: of the midpoint rule; each costs a pass
+    forward and back. layers: the model's indices; None for all.
 
     One layer at a time, all its weights are scaled by alpha: A times the mean over alpha of the gradient with respect
     to the scaled weight. relevance (layer, head, key): summed over queries; head_importance (layer, head): over all.
@@ -62,9 +63,10 @@ def integrated(
     """
     steps = parse_count(steps, "steps")
     asked = ask_model(model, text if isinstance(text, Atlas) else [text], options)
+    refuse_predicted(asked, "integrated is of its target")
     if len(asked.documents) != 1:
         raise InputError(f"integrated is of one document, and {len(asked.documents)} are given: give one text")
-    parse_target(target, asked.loaded, causal=True)
+    parse_target(target, asked.loaded, causal=True).check(asked.documents)
     if callable(target) or (isinstance(target, Mapping) and "label" in target):
         raise InputError('integrated is of a loss or of tokens: give "loss", "next_token", or a mapping with token')
     choice = HeadChoice.of(asked, layers, None)
@@ -115,8 +117,18 @@ class Integrated(Question):
 class _Runs:
     def __init__(self, question: Integrated, asked: Asked, document: Document) -> None:
         self.question, self.asked, self.document = question, asked, document
-        self.target = parse_target(question.target, asked.loaded, causal=True)
         self._atlas: Atlas | None = None
+
+    @cached_property
+    def target(self) -> Target:
+        """Of the token that is likeliest in the run as it is, and not of another wherever another is ahead."""
+        target = parse_target(self.question.target, self.asked.loaded, causal=True)
+        if target.name != "next_token" or target.token is not None:
+            return target
+        part = self.asked.passage(self.document, whole=True)
+        (place,) = target.rows(part) or (-1,)
+        (logits_TW,) = self.asked.logits(part, [])
+        return replace(target, token=int(logits_TW[place].argmax()))
 
     @property
     def atlas(self) -> Atlas:
@@ -137,11 +149,8 @@ class _Runs:
             mean_HNV = mean_HNV + gradient_HNV / steps if mean_HNV.size else gradient_HNV / steps
         operator = self.atlas.operator(self.document.id, layer)
         rows = operator.rows
-        groups, of_head = np.unique(rows.kv_place_H, return_inverse=True)
-        (v_GMV,) = rows.read(rows.layers.index(layer), v=(groups, rows.key_start + np.arange(rows.keys)))
-        relevance_HM = np.einsum(
-            "hmv,hmv->hm", operator.apply_transposed(mean_HNV), v_GMV.double().numpy()[of_head]
-        )  # fmt: skip
+        v_HMV = rows.values_of(rows.layers.index(layer), np.arange(rows.heads), np.arange(rows.keys)).double().numpy()
+        relevance_HM = np.einsum("hmv,hmv->hm", operator.apply_transposed(mean_HNV), v_HMV)
         change = own - none
         missed = abs(relevance_HM.sum() - change)
         return {

@@ -21,7 +21,7 @@ from attlas.engine.kernels.measure import TILE_BYTES
 from attlas.engine.listeners.keep import KeepingProblems, Kept
 from attlas.engine.passage.documents import Document
 from attlas.errors import InputError
-from attlas.experiments.asked import Asked, ask_model, ask_texts
+from attlas.experiments.asked import Asked, ask_model, ask_texts, refuse_predicted
 from attlas.experiments.heads import HeadChoice
 from attlas.experiments.kept import Part
 from attlas.experiments.question import Answering, Question, ask_each
@@ -65,6 +65,7 @@ def paraphrases(
     """
     cells, interval = parse_count(cells, "cells", least=2), Interval.of(confidence, seed)
     asked = ask_model(model, texts, options)
+    refuse_predicted(asked, "paraphrases compares weights")
     pairs = _others(asked, others, options)
     for document in asked.documents:
         for one in (document, *pairs[document.id]):

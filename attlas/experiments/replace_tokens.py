@@ -17,7 +17,7 @@ from attlas.engine.passage.documents import Document
 from attlas.errors import InputError
 from attlas.experiments.aligned import Rows, prediction_change
 from attlas.experiments.answers import parse_answers
-from attlas.experiments.asked import Asked, ask_model, ask_texts
+from attlas.experiments.asked import Asked, ask_model, ask_texts, refuse_predicted
 from attlas.experiments.difference import Answer
 from attlas.experiments.heads import HeadChoice
 from attlas.experiments.kept import Part
@@ -80,6 +80,7 @@ def replace_tokens(
     draws = parse_count(draws, "draws") if by == "random" else 1
     where = parse_places(places, "places")
     asked = ask_model(model, texts, options)
+    refuse_predicted(asked, "replace_tokens compares those behind each token")
     choice, of = HeadChoice.of(asked, layers, heads), parse_answers(answers, asked)
     question = Replaced(
         choice=choice, given=parse_replacement(by, token, asked), places=where, draws=draws, seed=seed, answers=of

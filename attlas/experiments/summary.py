@@ -55,10 +55,17 @@ def summary(
             f"{name}_low": (tuple(dims), low, attrs | {"long_name": f"low end of the mean of: {long_name}"}),
             f"{name}_high": (tuple(dims), high, attrs | {"long_name": f"high end of the mean of: {long_name}"}),
         }
-    predicted = asked.running.predicted
     told = {
         "model": asked.loaded.identity.name, "confidence": interval.confidence, "seed": interval.seed,
-        "predicted": "every token but the first" if predicted is None else str(predicted.to_json()),
+        "predicted": _predicted(asked),
     }  # fmt: skip
     ids = [document.id for document in asked.documents]
     return xr.Dataset(made, {"document": ids, **coords}, told | attributes)
+
+
+def _predicted(asked: Asked) -> str:
+    """Whose predictions count."""
+    if asked.classes:
+        return "the class of each document"
+    predicted = asked.running.predicted
+    return "every token but the first" if predicted is None else str(predicted.to_json())

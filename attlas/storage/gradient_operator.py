@@ -111,14 +111,11 @@ class GradientOperator:
 
     def _factors(self, place: int) -> tuple[Floats, Floats]:
         """dO (N, V) and v (M, V) of a head."""
-        rows = self.operator.rows
+        rows, head = self.operator.rows, np.array([place])
         layer = rows.layers.index(self.operator.layer)
-        grad, v = rows.read(
-            layer,
-            output_gradient=(np.array([place]), rows.query_start + np.arange(rows.queries)),
-            v=(rows.kv_place_H[[place]], rows.key_start + np.arange(rows.keys)),
-        )
-        return grad[0].double().numpy(), v[0].double().numpy()
+        grad_1NV = rows.output_gradient(layer, head, np.arange(rows.queries))
+        v_1MV = rows.values_of(layer, head, np.arange(rows.keys))
+        return grad_1NV[0].double().numpy(), v_1MV[0].double().numpy()
 
 
 def _running(x: Floats) -> Floats:

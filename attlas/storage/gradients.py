@@ -69,14 +69,11 @@ class LazyGradient(LazyArray):
 
     def _values(self, layer: int, head: int, keys: Indices) -> torch.Tensor:
         """(K, V), float32."""
-        place = self.rows.kv_place_H[[head]]
-        (v_GKV,) = self.rows.read(layer, v=(place, self.rows.key_start + keys))
-        return v_GKV[0].float()
+        return self.rows.values_of(layer, np.array([head]), keys)[0].float()
 
     def _output_gradient(self, layer: int, head: int, queries: Indices) -> torch.Tensor:
         """(Q, V), float32."""
-        (grad_HQV,) = self.rows.read(layer, output_gradient=(np.array([head]), self.rows.query_start + queries))
-        return grad_HQV[0].float()
+        return self.rows.output_gradient(layer, np.array([head]), queries)[0].float()
 
     def _row_means(self, layer: int, head: int, queries: Indices, grad_QV: torch.Tensor) -> Floats:
         """(Q,): of each row the sum over all keys of weight times gradient, which is dO . O."""

@@ -93,6 +93,17 @@ class DocumentRows:
         (k_GKD,) = self.read(layer, k=(read, self.key_start + keys))
         return k_GKD if _is_shared(heads, read, repeat) else k_GKD[torch.from_numpy(repeat)]
 
+    def values_of(self, layer: int, heads: Indices, keys: Indices) -> torch.Tensor:
+        """v (H, K, V) of a capture with gradients, as each head reads it."""
+        read, repeat = np.unique(self.kv_place_H[heads], return_inverse=True)
+        (v_GKV,) = self.read(layer, v=(read, self.key_start + keys))
+        return v_GKV[torch.from_numpy(repeat)]
+
+    def output_gradient(self, layer: int, heads: Indices, rows: Indices) -> torch.Tensor:
+        """The gradient (H, Q, V) of the heads' outputs, of the same."""
+        (grad_HQV,) = self.read(layer, output_gradient=(heads, self.query_start + rows))
+        return grad_HQV
+
     def intervals(self, layer: int, rows: Indices) -> tuple[Indices, Indices]:
         """Key intervals of some rows, counted from the document's first key."""
         place = None, self.query_start + rows

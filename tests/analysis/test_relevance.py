@@ -90,6 +90,15 @@ def test_what_cannot_be_asked_is_refused(options: dict[str, Any], message: str) 
         relevance(atlas, **options)
 
 
+def test_chosen_rows_are_refused_of_every_kind() -> None:
+    model, (document, *_) = build_model(BY_NAME["bart"]), documents(BY_NAME["bart"])
+    some: dict[str, Any] = {"gradients": probe, "queries": "last:2", "overwrite": True}
+    atlas = attlas.capture(model, [document], "memory://relevance-chosen", **some)
+    for kind in atlas.kinds:
+        with pytest.raises(InputError, match="has 2 chosen ones: capture it without queries"):
+            relevance(atlas, kind=kind)
+
+
 def test_an_atlas_without_gradients_says_so() -> None:
     atlas = attlas.capture("demo", "a text", "memory://no-gradients", overwrite=True)
     with pytest.raises(TierError, match="captured without gradients"):

@@ -161,6 +161,9 @@ def test_counterfactual_ranks_tokens(notes: str, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert figure.stat().st_size > 5_000
     assert "--token is of --by" in run("counterfactual", "demo", notes, "--token", "a", status=2).stderr
+    assert "--by ranks tokens" in run(
+        "counterfactual", "demo", notes, "--by", "delete", "--confidence", "0.9", status=2
+    ).stderr  # fmt: skip
     assert "leave --other out" in run("counterfactual", "demo", notes, "--by", "mask", "--other", "a", status=2).stderr
 
 

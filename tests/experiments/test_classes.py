@@ -57,6 +57,7 @@ def test_predictions_are_those_by_hand(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found.kl_last, found.kl)
         np.testing.assert_allclose(found.logit_difference, [one[1] for one in expected], atol=1e-4)
         assert "loss" not in found
+        assert found.attrs["predicted"] == "the class of each document"
         assert found.tokens.values.tolist() == [1, 1]
     assert found.kl.min() > 1e-6
 
@@ -74,6 +75,8 @@ def test_noise_and_removed_weights_move_the_class() -> None:
 def test_what_is_of_next_tokens_is_refused() -> None:
     with pytest.raises(InputError, match="tells classes of documents apart, and this experiment is of next tokens"):
         experiments.ablate_heads(classifier("bert"), TEXTS)
+    with pytest.raises(InputError, match="predicts the class of a document: leave it out"):
+        experiments.run(classifier("bert"), TEXTS, [], predicted="2:")
     with pytest.raises(InputError, match="at most 2"):
         experiments.run(classifier("bert"), TEXTS, [], answers=[(1, 3), (1, 2)])
     masked = AutoModelForMaskedLM.from_config(build_model(BY_NAME["bert"]).config)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from attlas import experiments
+from attlas.engine.model.load import load_model
 from attlas.errors import InputError
 from tests.families import BY_NAME, build_model
 
@@ -52,6 +53,19 @@ def test_equal_to_autograd_on_a_scaled_layer(name: str) -> None:
         assert found.completeness_error[layer].item() == pytest.approx(error, abs=1e-2)
 
 
+def test_the_likeliest_token_is_one_all_along_the_path() -> None:
+    text = "one two, one two"
+    plain = experiments.integrated("demo", text, layers=1, steps=8)
+    with torch.no_grad():
+        demo = load_model("demo", head=True)
+        assert demo.tokenizer is not None
+        assert demo.with_head is not None
+        token = int(demo.with_head(**demo.tokenizer(text, return_tensors="pt")).logits[0, -1].argmax())
+    named = experiments.integrated("demo", text, target={"token": token}, layers=1, steps=8)
+    np.testing.assert_array_equal(plain.relevance, named.relevance)
+    np.testing.assert_array_equal(plain.change, named.change)
+
+
 def test_more_steps_add_up_better() -> None:
     few, many = (experiments.integrated("demo", "one two, one two, one", layers=[1, 2], steps=n) for n in (2, 40))
     assert (many.completeness_error < 0.01).all()
@@ -65,6 +79,8 @@ def test_more_steps_add_up_better() -> None:
         ({"target": lambda output: output.logits.sum()}, "integrated is of a loss or of tokens"),
         ({"target": "losses"}, "gradients is 'losses'"),
         ({"steps": 0}, "steps is 0"),
+        ({"target": {"token": 5, "position": 900}}, "position is 900, and document 'doc-0' has"),
+        ({"predicted": "2:"}, "integrated is of its target: leave it out"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(given: dict[str, Any], message: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from attlas.engine.model.load import LoadedModel
+from attlas.engine.passage.documents import Document
 from attlas.engine.passage.passage import AxisTokens, Passage
 from attlas.engine.passage.token import parse_token
 from attlas.errors import InputError
@@ -56,6 +57,20 @@ class Target:
         every = {name: getattr(self, name) for name in ("name", "label", "token", "against", "position")}
         return {name: value for name, value in every.items() if value is not None}
 
+    def check(self, documents: Sequence[Document]) -> None:
+        """Raise InputError where a document is too short to have it."""
+        if self.name == "loss":
+            least, remedy = 2, "a document of one token has no next token, and so no loss: leave it out"
+        elif self.position is not None:
+            least, remedy = self.position + 1, "give one that all have"
+        else:
+            return
+        for document in documents:
+            tokens = document.tokens["target" if "target" in document.tokens else "text"]
+            if len(tokens) < least:
+                what = "" if self.position is None else f"position is {self.position}, and "
+                raise InputError(f"{what}document {document.id!r} has {len(tokens)} tokens: {remedy}")
+
     def rows(self, passage: Passage) -> list[int] | None:
         """The tokens of a passage whose logits are needed; None for all, or for other output."""
         if self.name != "next_token":
@@ -86,12 +101,7 @@ class Target:
         return torch.stack([self._of(logits_TW[place]) for place in places]).sum()
 
     def _place(self, begin: int, end: int) -> int:
-        place = end - 1 if self.position is None else begin + self.position
-        if place >= end:
-            raise InputError(
-                f"position is {self.position}, and a document has {end - begin} tokens: give one that all have"
-            )
-        return place
+        return end - 1 if self.position is None else begin + self.position
 
     def _of(self, logits_W: torch.Tensor) -> torch.Tensor:
         log_W = logits_W.float().log_softmax(0)
@@ -153,8 +163,6 @@ def _loss(logits_TW: torch.Tensor, axis: AxisTokens, documents: Sequence[tuple[i
     """The sum over documents of the mean next-token cross-entropy."""
     next_T, weight_T = np.zeros(len(axis), dtype=np.int64), np.zeros(len(axis), dtype=np.float32)
     for begin, end in documents:
-        if end - begin < 2:
-            raise InputError("a document of one token has no next token, and so no loss: leave it out")
         next_T[begin : end - 1], weight_T[begin : end - 1] = axis.ids_T[begin + 1 : end], 1 / (end - begin - 1)
     given = (torch.from_numpy(x).to(logits_TW.device) for x in (next_T, weight_T))
     found: torch.Tensor = _CrossEntropy.apply(logits_TW, *given)
