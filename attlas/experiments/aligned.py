@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attlas.engine.kernels import door
 from attlas.engine.kernels.measure import TILE_BYTES
-from attlas.engine.listeners.keep import Kept
+from attlas.engine.listeners.keep import Kept, first_key
 from attlas.engine.passage.alignment import Places, common_places
 from attlas.engine.passage.documents import Document
 from attlas.errors import InputError
@@ -139,9 +139,7 @@ def _weights(chunks: Sequence[tuple[int, Kept]], rows_Q: Places, length: int) ->
         if begin == end:
             continue
         at = rows_Q[begin:end] - first
-        own_N = problem.tokens.own_N
-        assert own_N is not None  # keys are the document's own
-        shift = first - int(own_N[0])
+        shift = first_key(problem, first)
         a_HNM = door.weights(problem.of(rows=at), lse_HN[:, torch.from_numpy(at).to(lse_HN.device)])
         made[:, begin:end, shift : shift + problem.keys] = a_HNM.double().cpu()
     return made

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from attlas.engine.kernels import door, reference
 from attlas.engine.kernels.measure import TILE_BYTES
-from attlas.engine.listeners.keep import KeepingProblems, Kept
+from attlas.engine.listeners.keep import KeepingProblems, Kept, first_key
 from attlas.engine.passage.documents import Document
 from attlas.errors import InputError
 from attlas.experiments.asked import Asked, ask_model, ask_texts, refuse_predicted
@@ -140,9 +140,7 @@ def pooled_by_place(chunks: Sequence[tuple[int, Kept]], length: int, cells: int)
     place_T = torch.arange(length) * cells // length
     sums_HRC = torch.zeros(heads, cells, cells, dtype=torch.float64)
     for first, (problem, lse_HN) in chunks:
-        own_N = problem.tokens.own_N
-        assert own_N is not None  # keys are the document's own
-        shift = first - int(own_N[0])
+        shift = first_key(problem, first)
         for begin, end, low, high in reference.plan_rows(problem.start_N, problem.stop_N, heads * 4 * 4, TILE_BYTES):
             at = slice(begin, end)
             a_HQK = door.weights(problem.tile(at, slice(low, high)), lse_HN[:, at], key_M=np.arange(low, high))

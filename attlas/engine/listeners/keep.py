@@ -16,11 +16,17 @@ from attlas.engine.kernels import door
 from attlas.engine.kernels.measure import Attended
 from attlas.engine.kernels.problem import Problem
 
-__all__ = ["Kept", "KeepingProblems", "KeepingRow"]
+__all__ = ["Kept", "KeepingProblems", "KeepingRow", "first_key"]
 
 Indices = NDArray[np.int64]
 Kept = tuple[Problem, torch.Tensor]
 """Rows of some heads over their keys, and the log-sum-exp (H, N)."""
+
+
+def first_key(problem: Problem, first_row: int) -> int:
+    """The place in the document of a problem's first key, of rows of the same text. first_row: of its first row."""
+    assert problem.tokens.own_N is not None
+    return first_row - int(problem.tokens.own_N[0])
 
 
 class KeepingProblems(Listener):
@@ -64,8 +70,7 @@ class KeepingRow(Listener):
         if module in self.modules and 0 <= at < call.q_HND.shape[1]:
             problem = call.problem().of(self.heads, np.array([at]))
             lse_HN = attended.rows.lse_HN[torch.from_numpy(self.heads)][:, at : at + 1]
-            assert problem.tokens.own_N is not None  # keys are the document's own
-            begin = self.row - int(problem.tokens.own_N[0])
+            begin = first_key(problem, self.row)
             a_HM = door.weights(problem, lse_HN)[:, 0, : self.row + 1 - begin].float().cpu().numpy()
             self.weights[module] = np.pad(a_HM, ((0, 0), (begin, self.row + 1 - begin - a_HM.shape[1])))
         return attended

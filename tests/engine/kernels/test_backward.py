@@ -48,20 +48,29 @@ def dense_gradients(factors: list[torch.Tensor], rule: ScoreRule, seen: torch.Te
     return torch.autograd.grad((out * grad).sum(), [q, k, v])
 
 
+def case(rule: str, mask: str, *, seed: int) -> Any:
+    """Factors, the output's gradient, the problem, its answer, and which cells (N, M) are seen."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = [torch.randn(heads, ROWS, WIDTH, generator=generator) for heads in (HEADS, GROUPS, GROUPS)]
+    grad = torch.randn(ROWS, HEADS, WIDTH, generator=generator)
+    start, stop = intervals(mask)
+    facts = TokenFacts.of_places(ROWS, ROWS, np.arange(ROWS))
+    problem = Problem(
+        q_HND=factors[0], k_GMD=factors[1], rule=RULES[rule], start_N=start, stop_N=stop, tokens=facts
+    )  # fmt: skip
+    keys = np.arange(ROWS)
+    seen = torch.from_numpy((keys >= start[:, None]) & (keys < stop[:, None]))
+    return factors, grad, problem, door.attend(problem, factors[2], Measure()), seen
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("mask", ["causal", "window", "packed", "full"])
 @pytest.mark.parametrize("tile_bytes", [1, 4_000, 32 * 2**20])
 def test_tiles_of_any_size_give_the_dense_gradient_and_keep_their_bound(
     rule: str, mask: str, tile_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = torch.Generator().manual_seed(0)
-    factors = [torch.randn(heads, ROWS, WIDTH, generator=generator) for heads in (HEADS, GROUPS, GROUPS)]
-    grad = torch.randn(ROWS, HEADS, WIDTH, generator=generator)
-    q, k, v = factors
-    start, stop = intervals(mask)
-    facts = TokenFacts.of_places(ROWS, ROWS, np.arange(ROWS))
-    problem = Problem(q_HND=q, k_GMD=k, rule=RULES[rule], start_N=start, stop_N=stop, tokens=facts)
-    attended = door.attend(problem, v, Measure())
+    factors, grad, problem, attended, seen = case(rule, mask, seed=0)
+    v = factors[2]
     tiles: list[tuple[int, int]] = []
     real = reference.weights
 
@@ -74,8 +83,6 @@ def test_tiles_of_any_size_give_the_dense_gradient_and_keep_their_bound(
     found = by_tiles(
         problem, v, grad_NHV=grad, out_NHV=attended.out_NHV, lse_HN=attended.rows.lse_HN, tile_bytes=tile_bytes
     )
-    keys = np.arange(ROWS)
-    seen = torch.from_numpy((keys >= start[:, None]) & (keys < stop[:, None]))
     for one, expected in zip(found, dense_gradients(factors, RULES[rule], seen, grad), strict=True):
         assert (one - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert sum(rows for rows, _ in tiles) == ROWS
@@ -88,14 +95,8 @@ def test_tiles_of_any_size_give_the_dense_gradient_and_keep_their_bound(
 def test_the_fused_pass_gives_the_same_where_it_knows_the_rule(
     rule: str, mask: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = torch.Generator().manual_seed(1)
-    factors = [torch.randn(heads, ROWS, WIDTH, generator=generator) for heads in (HEADS, GROUPS, GROUPS)]
-    grad = torch.randn(ROWS, HEADS, WIDTH, generator=generator)
-    q, k, v = factors
-    start, stop = intervals(mask)
-    facts = TokenFacts.of_places(ROWS, ROWS, np.arange(ROWS))
-    problem = Problem(q_HND=q, k_GMD=k, rule=RULES[rule], start_N=start, stop_N=stop, tokens=facts)
-    attended = door.attend(problem, v, Measure())
+    factors, grad, problem, attended, seen = case(rule, mask, seed=1)
+    v = factors[2]
     tiles: list[Any] = []
 
     def spying(*given: Any, **more: Any) -> Any:
@@ -105,7 +106,5 @@ def test_the_fused_pass_gives_the_same_where_it_knows_the_rule(
     monkeypatch.setattr(backward, "by_tiles", spying)
     found = attend_backward(problem, v, grad_NHV=grad, out_NHV=attended.out_NHV, lse_HN=attended.rows.lse_HN)
     assert len(tiles) == (rule == "softcap")
-    keys = np.arange(ROWS)
-    seen = torch.from_numpy((keys >= start[:, None]) & (keys < stop[:, None]))
     for one, expected in zip(found, dense_gradients(factors, RULES[rule], seen, grad), strict=True):
         assert (one - expected).abs().max() <= 1e-5 * expected.abs().max()
